@@ -1,0 +1,1 @@
+"""What every room needs and no domain word enters: canonical JSON, digests, files, locks, clock, processes."""

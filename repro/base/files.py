@@ -1,0 +1,85 @@
+"""Files that are whole or absent: written under another name, synced, put in place, made read-only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.errors import StoreError
+
+
+@contextlib.contextmanager
+def disk_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn the disk's own errors into one clear StoreError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot {what} {path}: {error.strerror}", hint=_hint(error, path)) from error
+
+
+def _hint(error: OSError, path: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some space (df -h {path.parent}); what was sealed before is whole"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "make the store writable, or name another with REPRO_STORE=/a/folder"
+    return "check the folder and try again"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write a new, read-only file that is whole or absent at any crash, and never replaces another.
+
+    Raises:
+        StoreError: when the disk refuses; nothing is left behind under ``path``.
+        FileExistsError: when ``path`` is there already.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors("write", path):
+            _write_synced(temporary, data, 0o444)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}", hint=_hint(error, path)) from error
+        with disk_errors("write", path):
+            sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write or replace a file of which there is no sealed copy: caches, indexes, the store's own settings."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors("write", path):
+        try:
+            _write_synced(temporary, data, mode)
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,117 @@
+"""An append-only file of lines in a hash chain: an edit, a deletion or a swap breaks it at the line it touches.
+
+Each line is canonical JSON with ``seq`` (from 0) and ``prev``, the digest of the line before. What a chain cannot
+tell by itself is that its last lines were cut off, or that all of it was computed anew: that takes a signature, or
+a head that was kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from repro.base import canonical, digest
+from repro.base.files import disk_errors, sync_folder
+from repro.errors import StoreDamagedError
+
+GENESIS = "sha256:" + "0" * 64
+_TAIL = 1 << 16
+
+
+def append(path: Path, entry: dict[str, Any]) -> None:
+    """Add one entry and sync it. The caller holds the journal's lock.
+
+    A torn last line, left by a crash in the middle of a write, was never acknowledged to anybody and is dropped.
+
+    Raises:
+        StoreDamagedError: when the last whole line cannot be read.
+        StoreError: when the disk refuses; the journal is then as it was.
+    """
+    with disk_errors("append to", path):
+        fresh = not path.exists()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        end, last = _last_line(fd, path)
+        head = {"seq": 0, "prev": GENESIS} if last is None else _next(last, path)
+        line = canonical.dumps(head | entry) + b"\n"
+        with disk_errors("append to", path):
+            _append_at(fd, end, line)
+            os.fsync(fd)
+            if fresh:
+                sync_folder(path.parent)
+    finally:
+        os.close(fd)
+
+
+def _append_at(fd: int, end: int, line: bytes) -> None:
+    os.ftruncate(fd, end)
+    try:
+        written = os.pwrite(fd, line, end)
+        if written < len(line):
+            os.pwrite(fd, line[written:], end + written)
+    except OSError:
+        os.ftruncate(fd, end)
+        raise
+
+
+def _last_line(fd: int, path: Path) -> tuple[int, bytes | None]:
+    size = os.fstat(fd).st_size
+    span = _TAIL
+    while True:
+        start = max(0, size - span)
+        data = os.pread(fd, size - start, start)
+        end = data.rfind(b"\n") + 1
+        begin = data.rfind(b"\n", 0, max(0, end - 1)) + 1
+        if end and (begin or start == 0):
+            return start + end, data[begin : end - 1]
+        if start == 0:
+            if size and end == 0 and size > _TAIL:
+                raise StoreDamagedError(f"{path} is not a journal: it has no whole line")
+            return 0, None
+        span *= 4
+
+
+def _next(last: bytes, path: Path) -> dict[str, Any]:
+    try:
+        seq = json.loads(last)["seq"] + 1
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "repro verify says where the chain breaks; nothing was added to it"
+        raise StoreDamagedError(f"the last line of {path} cannot be read", hint=hint) from error
+    return {"seq": seq, "prev": digest.of_bytes(last)}
+
+
+def read(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset after the line, the line without its end) for every whole line from ``offset`` on."""
+    try:
+        handle = path.open("rb")
+    except FileNotFoundError:
+        return
+    with handle:
+        handle.seek(offset)
+        for line in handle:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield offset, line[:-1]
+
+
+def check(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return all entries that can be read, and a sentence for each place where the chain is broken."""
+    entries: list[dict[str, Any]] = []
+    faults: list[str] = []
+    prev = GENESIS
+    for number, (_, line) in enumerate(read(path)):
+        try:
+            entry = canonical.loads(line)
+            chained = (entry["seq"], entry["prev"]) == (number, prev) and canonical.dumps(entry) == line
+        except (ValueError, KeyError, TypeError):
+            faults.append(f"{path.name} line {number + 1} cannot be read")
+        else:
+            if not chained:
+                faults.append(f"{path.name} line {number + 1} does not follow from the line before it")
+            entries.append(entry)
+        prev = digest.of_bytes(line)
+    return entries, faults

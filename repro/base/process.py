@@ -1,0 +1,34 @@
+"""Programs run for their answer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def output(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    timeout: float | None = None,
+) -> bytes:
+    """Return what ``command`` prints.
+
+    Raises:
+        FileNotFoundError: when the program is not there.
+        subprocess.CalledProcessError: when it ends with another code than 0; ``stderr`` holds its words.
+        subprocess.TimeoutExpired: after ``timeout`` seconds.
+    """
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        check=True,
+        timeout=timeout,
+    ).stdout

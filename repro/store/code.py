@@ -1,0 +1,158 @@
+"""Captured code: git trees in a bare repository of the store's own, through an index kept between captures.
+
+The user's git configuration, attributes and filters have no say here: the bytes are those on the disk. Only plumbing
+commands are used, with an environment of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from repro.base import files, locks, process
+from repro.errors import CaptureError, StoreDamagedError
+
+_ATTRIBUTES = b"* -text -filter -ident -working-tree-encoding -export-ignore -export-subst\n"
+_SETTINGS = {
+    "core.fileMode": "true",
+    "core.symlinks": "true",
+    "core.autocrlf": "false",
+    "core.safecrlf": "false",
+    "core.ignoreCase": "false",
+    "core.protectHFS": "false",
+    "core.protectNTFS": "false",
+    "core.fsmonitor": "false",
+    "core.untrackedCache": "false",
+    "core.hooksPath": "/dev/null",
+    "core.fsync": "loose-object",
+    "core.fsyncMethod": "batch",
+    "gc.auto": "0",
+}
+
+
+class CodeChange(NamedTuple):
+    """One file that differs between two trees: A (added), D (deleted), M (modified) or T (type changed)."""
+
+    status: str
+    path: str
+
+
+class CodeRepository:
+    """The bare repository of one store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _git(self, *arguments: str, stdin: bytes | None = None, index: Path | None = None, tree: Path | None = None) -> bytes:
+        env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": "/nonexistent",
+            "LC_ALL": "C",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_DIR": str(self.folder),
+        }
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        if tree is not None:
+            env["GIT_WORK_TREE"] = str(tree)
+        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        try:
+            return process.output(["git", *settings, *arguments], env=env, stdin=stdin, cwd=tree)
+        except FileNotFoundError as error:
+            raise CaptureError("git is not installed", hint="install git: repro keeps the code as git trees") from error
+        except subprocess.CalledProcessError as error:
+            words = error.stderr.decode(errors="replace").strip()
+            raise CaptureError(f"git {arguments[0]} failed in {self.folder}: {words}") from error
+
+    def create(self) -> None:
+        """Make the repository if it is not there yet."""
+        if (self.folder / "info" / "attributes").exists():
+            return
+        self._git("init", "--quiet", "--bare", "--template=")
+        with files.disk_errors("write", self.folder / "info"):
+            (self.folder / "info").mkdir(exist_ok=True)
+        files.replace(self.folder / "info" / "attributes", _ATTRIBUTES)
+
+    def snapshot(self, root: Path, paths: Iterable[bytes]) -> str:
+        """Capture the files of ``paths`` (relative to ``root``) as they are on the disk; return the tree's id.
+
+        Raises:
+            CaptureError: when a file cannot be read.
+        """
+        self.create()
+        index = self.folder / ("index-" + hashlib.sha256(os.fsencode(root)).hexdigest()[:16])
+        with locks.exclusive(self.folder / "capture.lock"):
+            return self._snapshot(root, index, sorted(set(paths)))
+
+    def _snapshot(self, root: Path, index: Path, wanted: list[bytes]) -> str:
+        if index.exists():
+            known = self._git("ls-files", "-z", index=index).split(b"\0")[:-1]
+            gone = set(known).difference(wanted)
+            if gone:
+                listing = b"".join(path + b"\0" for path in sorted(gone))
+                self._git("update-index", "--force-remove", "-z", "--stdin", stdin=listing, index=index, tree=root)
+        listing = b"".join(path + b"\0" for path in wanted)
+        self._git("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listing, index=index, tree=root)
+        return "git:" + self._git("write-tree", index=index).decode().strip()
+
+    def paths(self, tree: str) -> list[bytes]:
+        """Return the paths of all files of a tree."""
+        return self._git("ls-tree", "-r", "-z", "--name-only", _id(tree)).split(b"\0")[:-1]
+
+    def has(self, tree: str) -> bool:
+        """Say whether the tree and everything in it can be read back."""
+        try:
+            self._git("fsck", "--no-dangling", "--connectivity-only", "--no-progress", _id(tree))
+        except CaptureError:
+            return False
+        return True
+
+    def materialise(self, tree: str, folder: Path) -> None:
+        """Write a tree's files into a new folder, and check that reading them again gives the same tree.
+
+        Raises:
+            StoreDamagedError: when the tree cannot be read or does not come out equal.
+        """
+        folder.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix="repro-index-") as scratch:
+            try:
+                self._git("read-tree", _id(tree), index=Path(scratch, "a"))
+                self._git("checkout-index", "--all", "--force", index=Path(scratch, "a"), tree=folder)
+                back = self._snapshot(folder, Path(scratch, "b"), self.paths(tree))
+            except CaptureError as error:
+                raise StoreDamagedError(f"the code {tree} cannot be restored: {error}") from error
+        if back != tree:
+            raise StoreDamagedError(f"the code was restored as {back}, recorded as {tree}", hint="repro verify")
+
+    def changes(self, before: str, after: str) -> list[CodeChange]:
+        """Return the files that differ between two trees."""
+        if before == after:
+            return []
+        parts = self._git("diff-tree", "-r", "-z", "--name-status", "--no-renames", _id(before), _id(after)).split(b"\0")
+        pairs = zip(parts[:-1:2], parts[1::2], strict=True)
+        return [CodeChange(status.decode(), os.fsdecode(path)) for status, path in pairs]
+
+    def patch(self, before: str, after: str) -> str:
+        """Return the difference of two trees as a patch for people; undecodable bytes are shown as such."""
+        options = ("--no-ext-diff", "--no-textconv", "--no-color", "-p", "-r")
+        return self._git("diff-tree", *options, _id(before), _id(after)).decode(errors="backslashreplace")
+
+    def check(self) -> list[str]:
+        """Return a sentence for each object that is not what its name says."""
+        if not self.folder.exists():
+            return []
+        try:
+            self._git("fsck", "--full", "--no-dangling", "--no-progress")
+        except CaptureError as error:
+            return [f"code.git: {line}" for line in str(error).splitlines()]
+        return []
+
+
+def _id(tree: str) -> str:
+    return tree.removeprefix("git:")

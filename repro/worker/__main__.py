@@ -1,0 +1,57 @@
+"""``python -m repro.worker JOBDIR``: runs an experiment's entry, ``train.py:train``, as the child of a supervisor."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+
+def main() -> int:
+    """Wait for the seal with torch already imported, call the entry, and return the exit code."""
+    folder = sys.argv[1]
+    os.environ.pop("REPRO_WORKER", None)  # children of this process start through the hook
+    import torch  # noqa: F401  (while the parent captures)
+
+    from repro.worker import hook, session
+
+    hook.wait_for_seal()
+    job = hook.start(folder)
+    assert job.entry is not None  # noqa: S101  (the supervisor starts this module for nothing else)
+    path, _, name = job.entry.rpartition(":")
+    path = os.path.join(job.root, path)
+    sys.argv = [path]
+    sys.path[0] = os.path.dirname(path)
+    try:
+        _load(path, name)(session.current())
+    except Exception:  # noqa: BLE001  (the user's own error, shown as Python would)
+        _show(path)
+        return 1
+    return 0
+
+
+def _load(path: str, name: str) -> Any:
+    module = importlib.import_module(os.path.splitext(os.path.basename(path))[0])
+    if os.path.realpath(module.__file__ or "") != os.path.realpath(path):
+        msg = f"{os.path.basename(path)} has the name of a module that is imported already: {module.__file__}"
+        raise ImportError(msg)
+    if not callable(getattr(module, name, None)):
+        msg = f"{path} has no function {name!r}; expected: def {name}(run: repro.Run) -> None"
+        raise AttributeError(msg)
+    return getattr(module, name)
+
+
+def _show(path: str) -> None:
+    """Print the traceback from the user's own frames on."""
+    kind, error, trace = sys.exc_info()
+    first = trace
+    while first is not None and os.path.dirname(os.path.abspath(__file__)) in first.tb_frame.f_code.co_filename:
+        first = first.tb_next
+    traceback.print_exception(kind, error, first or trace)
+    del path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

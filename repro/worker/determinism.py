@@ -1,0 +1,110 @@
+"""The determinism settings, applied when torch is imported, and the numerics state read back.
+
+The profiles and what each promises are in docs/reference/determinism.md. Nothing here was tried on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+from repro.worker.imports import when_imported
+from repro.worker.job import Job, Lines
+
+_NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def install(job: Job, observed: Lines) -> None:
+    """Apply the profile's flags once torch is imported, and observe the state then; `at_first_step` compares."""
+    when_imported("torch", lambda torch: _on_torch(torch, job, observed))
+
+
+def _on_torch(torch: ModuleType, job: Job, observed: Lines) -> None:
+    if job.profile != "off":
+        _apply(torch, job, warn_only=job.profile == "warn")
+    if job.profile == "warn":
+        _collect_warnings(observed)
+    observed.event("numerics", at="import", state=numerics(torch), software=_software(torch))
+
+
+def _apply(torch: ModuleType, job: Job, *, warn_only: bool) -> None:
+    # torch.use_deterministic_algorithms does the same and imports torch._inductor for its own flag: 0.3 s.
+    torch._C._set_deterministic_algorithms(True, warn_only=warn_only)  # noqa: SLF001
+    when_imported("torch._inductor.config", lambda config: setattr(config, "deterministic", True))
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.mkldnn.deterministic = True
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+
+
+def _collect_warnings(observed: Lines) -> None:
+    """Take in torch's warnings about operators without a deterministic kernel: once each, and not on the screen."""
+    show = warnings.showwarning
+    seen: set[str] = set()
+
+    def showwarning(message: Any, *args: Any, **kwargs: Any) -> None:
+        found = _NO_KERNEL.search(str(message))
+        if found is None:
+            show(message, *args, **kwargs)
+        elif found[1] not in seen:
+            seen.add(found[1])
+            observed.event("nondeterministic", operator=found[1], file=args[1] if len(args) > 1 else "", line=args[2] if len(args) > 2 else 0)  # noqa: PLR2004
+
+    warnings.showwarning = showwarning
+
+
+def numerics(torch: ModuleType) -> dict[str, Any]:
+    """Return the state that decides the bits of a computation, as this process has it now."""
+    backends = torch.backends
+    state = {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "fill_uninitialized_memory": torch.utils.deterministic.fill_uninitialized_memory,
+        "cudnn_deterministic": backends.cudnn.deterministic,
+        "cudnn_benchmark": backends.cudnn.benchmark,
+        "mkldnn_deterministic": backends.mkldnn.deterministic,
+        "default_dtype": str(torch.get_default_dtype()),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": torch._C._get_cudnn_allow_tf32(),  # noqa: SLF001
+        "cublas_allow_tf32": torch._C._get_cublas_allow_tf32(),  # noqa: SLF001
+        "attention_flash": backends.cuda.flash_sdp_enabled(),
+        "attention_memory_efficient": backends.cuda.mem_efficient_sdp_enabled(),
+        "attention_math": backends.cuda.math_sdp_enabled(),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": backends.cpu.get_cpu_capability(),
+        "hash_seed": os.environ.get("PYTHONHASHSEED", "random") if sys.flags.hash_randomization else "0",
+    }
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_DYNAMIC", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE"):
+        state[name] = os.environ.get(name)
+    return state
+
+
+def _software(torch: ModuleType) -> dict[str, Any]:
+    """Return versions that only a process with torch can tell; CUDA, cuDNN and NCCL are kept apart."""
+    found = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": None,
+        "nccl": None,
+        "python": platform.python_version(),
+        "parallel": [line.strip() for line in torch.__config__.parallel_info().splitlines() if line.strip()],
+    }
+    if torch.version.cuda is not None:
+        found["cudnn"] = _try(lambda: torch.backends.cudnn.version())
+        found["nccl"] = _try(lambda: ".".join(map(str, torch.cuda.nccl.version())))
+    return found
+
+
+def _try(read: Any) -> Any:
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001  (a driver may fail in any way; the run goes on)
+        return f"unreadable: {error}"

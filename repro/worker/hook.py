@@ -1,0 +1,139 @@
+"""The start of every interpreter of a run: called by ``repro_hook.pth`` when ``REPRO_JOB`` is set.
+
+It waits until the record is sealed, then sets up seeding, determinism, watching and the trail; each waits for the
+module that it is about, so that a script which never imports torch never pays for it. It must not fail.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from repro.worker.job import Job, Lines
+
+#: Exit code of an interpreter whose supervisor died before the record was sealed: user code never ran.
+NOT_SEALED = 125
+
+_job: Job | None = None
+_observed: Lines | None = None
+_trail: Any = None
+_followers: list[Callable[[], bytes]] = []
+
+
+def here() -> tuple[Job | None, Lines | None]:
+    """Return the job that this process belongs to, and its observed list."""
+    return _job, _observed
+
+
+def follow(read: Callable[[], bytes]) -> None:
+    """Let the trail's generators column take in one more state."""
+    _followers.append(read)
+    if _trail is not None:
+        _trail.generators.extra.append(read)
+
+
+def wait_for_seal() -> None:
+    """Return when the record is sealed; end the process at once if its supervisor is gone before."""
+    gate = os.environ.pop("REPRO_GATE", None)
+    if gate is None:
+        return
+    word = os.read(int(gate), 1)
+    os.close(int(gate))
+    if word != b"!":
+        os._exit(NOT_SEALED)
+
+
+def start(folder: str) -> Job:
+    """Set everything up for this process and return its job."""
+    global _job, _observed  # noqa: PLW0603
+    _job = Job.read(folder)
+    _observed = Lines(folder, "observed")
+    _observed.event("process", **_process())
+    from repro.worker import determinism, imports, redirect, seeding, tensorboard
+    from repro.worker.watch import Watcher
+
+    redirect.install(_job)
+    watcher = Watcher(_job, _observed)
+    watcher.install()
+    seeding.install(_job, _observed)
+    determinism.install(_job, _observed)
+    tensorboard.install()
+    imports.when_imported("torch", lambda torch: _on_torch(torch, watcher.note_write))
+    atexit.register(_at_exit)
+    os.register_at_fork(after_in_child=_forked)
+    return _job
+
+
+def _process() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "executable": sys.executable,
+        "version": sys.version.split()[0],
+        "prefix": sys.prefix,
+        "flags": {"isolated": sys.flags.isolated, "optimize": sys.flags.optimize, "no_site": sys.flags.no_site},
+        "rank": os.environ.get("RANK"),
+    }
+
+
+def _forked() -> None:
+    if _observed is not None:
+        _observed.event("process", forked=True, **_process())
+
+
+def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
+    _note_saves(torch, note_write)
+    if _job is None or _observed is None or not _job.trail.get("enabled", True):
+        return
+    from repro.worker.trail import Trail
+
+    global _trail  # noqa: PLW0603
+    _trail = Trail(_job, _observed)
+    _trail.generators.extra += _followers
+    _trail.install()
+
+
+def _note_saves(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
+    """Tell of the files that torch.save writes: it opens them in C++, out of the audit hook's sight."""
+    import functools
+
+    save = torch.save
+
+    @functools.wraps(save)
+    def noted(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, (str, os.PathLike)):
+            note_write(f)
+        save(obj, f, *args, **kwargs)
+
+    torch.save = torch.serialization.save = noted
+
+
+def _at_exit() -> None:
+    if _observed is None or _job is None:
+        return
+    from repro.worker import modules
+
+    _observed.event("modules", **modules.origins(_job))
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        from repro.worker.determinism import numerics
+
+        _observed.event("numerics", at="exit", state=numerics(torch))
+
+
+def _complain(error: BaseException) -> None:
+    message = f"repro: cannot watch this process ({type(error).__name__}: {error}); it goes on without\n"
+    os.write(2, message.encode())
+
+
+_folder = os.environ.get("REPRO_JOB")
+if _folder and "REPRO_WORKER" not in os.environ:
+    wait_for_seal()
+    try:
+        start(_folder)
+    except Exception as error:  # noqa: BLE001  (an interpreter must start, whatever happens here)
+        _complain(error)

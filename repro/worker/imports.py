@@ -1,0 +1,58 @@
+"""Acting on a module the moment it has been imported, without importing it: scripts pay only for what they use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+Action = Callable[[ModuleType], None]
+_waiting: dict[str, list[Action]] = {}
+
+
+def when_imported(name: str, action: Action) -> None:
+    """Run ``action`` with the module once it is imported: now, if it already is."""
+    if name in sys.modules:
+        action(sys.modules[name])
+        return
+    _waiting.setdefault(name, []).append(action)
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+
+
+class _Finder:
+    """Finds nothing itself: it lets the others find, and puts the actions behind the module's own code."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        if name not in _waiting:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                _watch(spec)
+                return spec
+        return None
+
+
+def _watch(spec: ModuleSpec) -> None:
+    loader = spec.loader
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:
+        return
+
+    def exec_module(module: ModuleType) -> None:
+        execute(module)
+        for action in _waiting.pop(spec.name, ()):
+            action(module)
+
+    try:
+        loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]
+    except AttributeError:  # a loader written in C: its module is not watched
+        return
+
+
+_FINDER: Any = _Finder()

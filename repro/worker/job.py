@@ -1,0 +1,87 @@
+"""The job directory as the child sees it: one JSON file in, append-only files out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the supervisor tells the processes of a run; written as ``job.json`` before they go on."""
+
+    folder: str
+    run_id: str
+    seed: int
+    profile: str
+    threads: int | None
+    root: str
+    store: str
+    started_ns: int
+    replicates: dict[str, int] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    entry: str | None = None
+    trail: dict[str, Any] = field(default_factory=dict)
+    live: list[list[str]] = field(default_factory=list)
+    protect: bool = False
+    keep: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    budget: dict[str, int] = field(default_factory=dict)
+    horizon: dict[str, int] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write ``job.json`` into the job's folder."""
+        with open(os.path.join(self.folder, "job.json"), "w", encoding="utf-8") as handle:
+            json.dump(self.__dict__, handle)
+
+    @classmethod
+    def read(cls, folder: str) -> Job:
+        """Return the job of ``folder``. Raises OSError or ValueError."""
+        with open(os.path.join(folder, "job.json"), encoding="utf-8") as handle:
+            return cls(**json.load(handle))
+
+
+class Lines:
+    """An append-only file of JSON lines, opened at the first line; after a fork the child opens one of its own.
+
+    A disk that refuses is said once on standard error and never raised into the user's code.
+    """
+
+    def __init__(self, folder: str, kind: str) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._fd = -1
+        self.lost = 0
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        # The parent's descriptor must not be closed twice nor written to from here.
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def path(self) -> str:
+        """Return this process's file: the time it was opened keeps the processes of a run in order."""
+        return os.path.join(self._folder, self._kind, f"{time.time_ns():019d}-{os.getpid()}.jsonl")
+
+    def write(self, line: str) -> None:
+        """Append one line that ends with a newline; it is readable by others at once."""
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self.path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            os.write(self._fd, line.encode())
+        except OSError as error:
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        self.lost += 1
+        if self.lost == 1:
+            message = f"repro: cannot write {self._kind} to {self._folder}: {error.strerror}; they are lost from here on\n"
+            os.write(2, message.encode())
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event."""
+        self.write(json.dumps({"kind": kind, **fields}) + "\n")

@@ -1,0 +1,25 @@
+"""Where the imported modules came from, looked at when a process ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from repro.worker.job import Job
+from repro.worker.watch import BLIND
+
+
+def origins(job: Job) -> dict[str, Any]:
+    """Return the modules that came out of the user's own tree on a replay (live), and readers that cannot be watched.
+
+    On a replay every module whose file lies in a captured source must have come from the materialised tree.
+    """
+    live = []
+    if job.protect:
+        own = (job.root + "/",)
+        places = tuple(pair[0] + "/" for pair in job.live)
+        for name, module in sorted(sys.modules.items()):
+            path = getattr(module, "__file__", None) or ""
+            if path.startswith(places) and not path.startswith(own) and "/site-packages/" not in path:
+                live.append([name, path])
+    return {"live": live, "blind": [name for name in BLIND if name in sys.modules]}

@@ -1,0 +1,202 @@
+"""`Run`: what the user's code sees of the run it is part of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from repro.worker.job import Job, Lines
+
+
+class Params(Mapping[str, Any]):
+    """The run's parameters, read as ``params.lr`` or ``params["lr"]``; they cannot be changed."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__["_values"] = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__["_values"]
+        if name not in values:
+            known = ", ".join(values) or "none"
+            msg = f"no parameter {name!r}; the experiment has: {known}"
+            raise AttributeError(msg)
+        return values[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        msg = f"parameters cannot be changed while a run goes on ({name} = {value!r})"
+        raise AttributeError(msg)
+
+    def __repr__(self) -> str:
+        return f"Params({self._values!r})"
+
+
+class Run:
+    """One run, as its own code sees it.
+
+    Without a job (under plain ``python``) it is a harmless stand-in: streams are seeded with 0, and nothing is kept.
+    """
+
+    def __init__(self, job: Job | None = None, observed: Lines | None = None) -> None:
+        self._job = job
+        self._metrics = None if job is None else Lines(job.folder, "metrics")
+        self._observed = observed
+        self._streams: dict[str, Any] = {}
+        self._swaps: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
+        self._saved = 0
+        self.params = Params({} if job is None else job.params)
+
+    @property
+    def id(self) -> str | None:
+        """The run's id, or None outside a run."""
+        return None if self._job is None else self._job.run_id
+
+    @property
+    def seed(self) -> int:
+        """The master seed."""
+        return 0 if self._job is None else self._job.seed
+
+    @property
+    def horizon(self) -> int | None:
+        """The length that schedules are laid out for, in epochs; None where the experiment declares none."""
+        if self._observed is not None:
+            self._observed.event("horizon-read")
+        return None if self._job is None else self._job.horizon.get("epochs")
+
+    def log(self, values: Mapping[str, float] | None = None, /, *, step: int | None = None, **named: float) -> None:
+        """Append one point of one or more metrics: ``run.log(step=3, loss=0.5)``.
+
+        Values are numbers, or tensors and arrays of one element. Every point can be read by others at once, and after
+        ``kill -9``. Names that are no identifiers go into a mapping: ``run.log({"val/acc": 0.9}, step=3)``.
+
+        Raises:
+            TypeError, ValueError: for a value that is no number.
+        """
+        if self._metrics is None:
+            return
+        points = named if values is None else {**values, **named}
+        parts = []
+        for name, value in points.items():
+            number = float(value)
+            text = repr(number) if math.isfinite(number) else f'"{number!r}"'
+            parts.append(f"{self._keys.get(name) or self._key(name)}:{text}")
+        place = "null" if step is None else int(step)
+        self._metrics.write(f'{{"t":{time.time():.6f},"step":{place},"m":{{{",".join(parts)}}}}}\n')
+
+    def _key(self, name: str) -> str:
+        self._keys[name] = json.dumps(name)
+        return self._keys[name]
+
+    def epochs(self, count: int | None = None) -> Iterator[int]:
+        """Yield 0, 1, ... for every epoch of the run's budget: parameter ``epochs``, or ``count`` where there is none.
+
+        Raises:
+            ValueError: when neither is given.
+        """
+        total = self._job.budget.get("epochs", count) if self._job is not None else count
+        if total is None:
+            msg = "run.epochs() needs a parameter 'epochs' in the experiment, or a count: run.epochs(10)"
+            raise ValueError(msg)
+        yield from range(total)
+
+    def rng(self, name: str, *at: int) -> Any:
+        """Return the random stream of this name: the same object on each call.
+
+        It is a `torch.Generator` with all methods of a `numpy.random.Generator` (``.numpy`` is one). With indices,
+        ``run.rng("augment", epoch, index)``, a new counter-based stream that depends on nothing but its key.
+        """
+        from repro.worker import streams
+
+        replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
+        if at:
+            return streams.make(self.seed, name, replicate, at)
+        if name not in self._streams:
+            self._streams[name] = streams.make(self.seed, name, replicate, ())
+            self._follow(self._streams[name])
+        return self._streams[name]
+
+    def _follow(self, stream: Any) -> None:
+        from repro.worker import hook, streams
+
+        hook.follow(lambda: streams.state(stream))
+
+    def stream(self, name: str) -> AbstractContextManager[None]:
+        """Return a block in which the global generators of Python, numpy and torch draw from the named stream."""
+        from repro.worker import streams
+
+        if name not in self._swaps:
+            replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
+            self._swaps[name] = streams.Swap(self.seed, f"global/{name}" if name not in ("init", "order") else name, replicate)
+        return self._swaps[name]()  # type: ignore[no-any-return]
+
+    def data(self, name: str, *arrays: Any) -> None:
+        """Digest data that is in memory (numpy arrays, tensors, anything with ``__array__``) under a name."""
+        if self._observed is None:
+            return
+        import numpy as np
+
+        state = hashlib.sha256()
+        shapes = []
+        for item in arrays:
+            array = np.ascontiguousarray(item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item))
+            shapes.append(list(array.shape))
+            state.update(f"{array.dtype.str}{array.shape}\n".encode())
+            state.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.data.cast("B") if array.size else b"")
+        self._observed.event("data", name=name, digest=f"sha256:{state.hexdigest()}", shapes=shapes)
+
+    def checkpoint(self, **parts: Any) -> str | None:
+        """Save parts of the run's state and return the file's path (None outside a run).
+
+        Each part is an object with ``state_dict()`` (model, optimizer, scheduler) or a plain value; the file is read
+        by ``torch.load(path, weights_only=True)``. It is whole or absent at any crash.
+        """
+        if self._job is None:
+            return None
+        import torch
+
+        state = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()}
+        path = os.path.join(self._job.folder, "checkpoints", f"{self._saved:06d}.pt")
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+        self._saved += 1
+        return path
+
+    def artifact(self, path: str | os.PathLike[str]) -> None:
+        """Keep a file as one of the run's declared results: a replay compares it, bit for bit.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+        """
+        if self._job is None:
+            return
+        name = os.path.basename(os.fspath(path))
+        shutil.copyfile(path, os.path.join(self._job.folder, "artifacts", name))
+
+
+_current: Run | None = None
+
+
+def current() -> Run:
+    """Return the run that this process is part of, or a harmless stand-in under plain ``python``."""
+    global _current  # noqa: PLW0603
+    if _current is None:
+        from repro.worker import hook
+
+        _current = Run(*hook.here())
+    return _current

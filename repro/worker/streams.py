@@ -1,0 +1,114 @@
+"""Named random streams: one object that torch takes as a generator and that draws like numpy's.
+
+``run.rng("order")`` is a `torch.Generator` with all methods of a `numpy.random.Generator` beside its own; where torch
+was never imported it is the numpy part alone. Its seeds come from `repro.record.seeds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from repro.record import seeds
+from repro.worker.seeding import rank
+
+
+def make(master: int, name: str, replicate: int, at: tuple[int, ...]) -> Any:
+    """Return a new stream; ``at`` makes a counter-based one (epoch, index)."""
+    sequence = seeds.sequence(master, name, replicate=replicate, rank=rank(), at=at)
+    numpy_seed, torch_seed = sequence.spawn(2)
+    generator = np.random.Generator(np.random.PCG64(numpy_seed))
+    if "torch" not in sys.modules:
+        return generator
+    stream = _torch_class()()
+    stream.numpy = generator
+    stream.manual_seed(int(torch_seed.generate_state(1, np.uint64)[0]) >> 1)
+    return stream
+
+
+def _torch_class() -> Any:
+    import torch
+
+    global _class  # noqa: PLW0603  (made once: the class can exist only after torch)
+    if _class is None:
+
+        class Stream(torch.Generator):
+            """A torch generator that passes every method it lacks on to its numpy generator."""
+
+            numpy: np.random.Generator
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.__dict__["numpy"], name)
+
+        _class = Stream
+    return _class
+
+
+_class: Any = None
+
+
+def state(stream: Any) -> bytes:
+    """Return the bytes of a stream's state."""
+    generator = getattr(stream, "numpy", stream)
+    text = repr(generator.bit_generator.state).encode()
+    return text + stream.get_state().numpy().tobytes() if hasattr(stream, "get_state") else text
+
+
+class Swap:
+    """The global generators of Python, numpy and torch, exchanged for a stream's while a block runs."""
+
+    def __init__(self, master: int, name: str, replicate: int) -> None:
+        sequence = seeds.sequence(master, name, replicate=replicate, rank=rank())
+        self._seeds = [int(word) for word in sequence.generate_state(3, np.uint64)]
+        self._kept: Any = None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Draw from the stream inside the block; it goes on where it stopped the next time."""
+        outside = _get()
+        if self._kept is None:
+            _seed(self._seeds)
+        else:
+            _set(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = _get()
+            _set(outside)
+
+
+def _get() -> tuple[Any, ...]:
+    import random
+
+    torch = sys.modules.get("torch")
+    cuda = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
+    return random.getstate(), np.random.get_state(), torch and torch.get_rng_state(), cuda  # noqa: NPY002
+
+
+def _set(states: tuple[Any, ...]) -> None:
+    import random
+
+    python, numpy_state, torch_state, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    if torch_state is not None:
+        sys.modules["torch"].set_rng_state(torch_state)
+    if cuda is not None:
+        sys.modules["torch"].cuda.set_rng_state_all(cuda)
+
+
+def _seed(words: list[int]) -> None:
+    import random
+
+    random.Random.seed(random._inst, words[0])  # type: ignore[attr-defined]  # noqa: SLF001  (not the user's call)
+    np.random.mtrand._rand.seed(words[1] >> 32)  # type: ignore[attr-defined]  # noqa: SLF001
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.default_generator.manual_seed(words[2] >> 1)
+        if torch.cuda.is_initialized():
+            for generator in torch.cuda.default_generators:
+                generator.manual_seed(words[2] >> 1)

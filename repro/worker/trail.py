@@ -1,0 +1,274 @@
+"""The trail of a process: one row for each optimizer step, taken by torch's process-wide hooks.
+
+The format is in `repro.record.trail`. Hooks return at once while torch traces, and never raise into user code: what
+could not be read is counted and said in the observed list.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import xxhash
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from repro.record import trail as form
+from repro.worker import bits
+from repro.worker.batches import Batches, out_of_sight
+from repro.worker.generators import Generators
+from repro.worker.determinism import numerics
+from repro.worker.job import Job, Lines
+from repro.worker.seeding import rank
+
+
+class _Optimizer:
+    """What is known of one optimizer: its parameters as cells, their names, and how often a frame is full."""
+
+    def __init__(self, number: int, optimizer: torch.optim.Optimizer, batches: Batches, job: Job) -> None:
+        self.number = number
+        self.step = 0
+        self.count = _count(optimizer)
+        self._settings: Any = None
+        self._settings_digest = 0
+        self._state: list[list[bits.Cell]] = []
+        self.names, self.buffers = _names(optimizer, batches)
+        pairs = zip(self.names, _parameters(optimizer), strict=True)
+        self.cells = [bits.Cell(parameter, name) for name, parameter in pairs]
+        self.table = 0
+        size = sum(cell.tensor.numel() * cell.tensor.element_size() for cell in self.cells)
+        self.every = form.stride(4 * len(self.cells), 5 * size, budget_us=job.trail["budget_us"])
+
+    def parameters(self) -> list[Any]:
+        return [cell.digest() for cell in self.cells]
+
+    def gradients(self) -> list[Any]:
+        found = []
+        for cell in self.cells:
+            gradient = cell.tensor.grad
+            found.append(0 if gradient is None else bits.digest(gradient, cell.seed))
+        return found
+
+    def settings(self, optimizer: torch.optim.Optimizer) -> int:
+        """Return the digest of every group's settings; computed again only when one of them changed."""
+        now = [[value for key, value in group.items() if key != "params"] for group in optimizer.param_groups]
+        if not _same(now, self._settings):
+            self._settings = now
+            text = repr([[_plain(value) for value in group] for group in now])
+            self._settings_digest = xxhash.xxh3_64_intdigest(text.encode())
+        return self._settings_digest
+
+    def state(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Return one digest for each parameter's optimizer state (momenta, step counts)."""
+        if not self._state or len(self._state[0]) != len(optimizer.state.get(self.cells[0].tensor, ())):
+            self._state = [_state_cells(optimizer, cell.tensor) for cell in self.cells]
+        digests = []
+        for cell, parts in zip(self.cells, self._state, strict=True):
+            state = optimizer.state.get(cell.tensor)
+            if not state:
+                digests.append(0)
+                continue
+            for part, value in zip(parts, state.values(), strict=False):
+                part.tensor = value
+            found = [part.digest() if isinstance(part.tensor, torch.Tensor) else _value(part.tensor) for part in parts]
+            digests.append(bits.combine(found))
+        return digests
+
+
+class Trail:
+    """Writes the rows of this process; a forked child that steps an optimizer begins a trail of its own."""
+
+    def __init__(self, job: Job, observed: Lines) -> None:
+        self._job = job
+        self._observed = observed
+        self._schedule: Any = SimpleNamespace(**job.trail)
+        self.generators = Generators()
+        self._batches = Batches()
+        self.failures = 0
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._optimizers: weakref.WeakKeyDictionary[Any, _Optimizer] = weakref.WeakKeyDictionary()
+        self._numbers = itertools.count()
+        self._tables = itertools.count()
+        self._chain = bytes(16)
+        self._files: list[int] = []
+        self._details = 0
+        self._pending: Any = None
+
+    def install(self) -> None:
+        """Register the hooks."""
+        self._batches.install()
+        register_optimizer_step_pre_hook(self._before)
+        register_optimizer_step_post_hook(self._after)
+
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        try:
+            self._pending = self._look_before(optimizer, args, kwargs)
+        except Exception as error:  # noqa: BLE001  (watching must not break what it watches)
+            self._failed(error)
+
+    def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        if torch.compiler.is_compiling() or self._pending is None:
+            return
+        try:
+            self._look_after(optimizer, *self._pending)
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
+        self._pending = None
+        self._batches.clear()
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self._pending = None
+        if self.failures == 1:
+            self._observed.event("trail-failure", error=f"{type(error).__name__}: {error}"[:300])
+
+    def _look_before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        if out_of_sight():
+            self._batches.hidden = True
+            return None
+        known = self._optimizers.get(optimizer)
+        if known is None or known.count != _count(optimizer):
+            known = self._meet(optimizer, known)
+        full = form.is_full(known.step, known.every, self._schedule)
+        closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
+        flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
+        columns: list[Any] = [None] * len(form.COLUMNS)
+        columns[form.PARAMETERS_IN] = known.parameters() if full else None
+        columns[form.GENERATORS] = self.generators.digest()
+        columns[form.SETTINGS] = known.settings(optimizer)
+        columns[form.GRADIENTS] = known.gradients() if full and not closure else None
+        return known, flags, columns
+
+    def _look_after(self, optimizer: torch.optim.Optimizer, known: _Optimizer, flags: int, columns: list[Any]) -> None:
+        batches = self._batches
+        if flags & form.FULL:
+            if flags & form.CLOSURE:
+                columns[form.GRADIENTS] = known.gradients()
+            columns[form.STATE] = known.state(optimizer)
+            columns[form.PARAMETERS_OUT] = known.parameters()
+            columns[form.BUFFERS] = [cell.digest() for cell in known.buffers]
+            if not any(columns[form.GRADIENTS]):
+                flags |= form.SKIPPED
+        columns[form.BATCH] = batches.batch
+        columns[form.LOSS] = batches.loss
+        flags |= (form.BATCH_SEEN if batches.batch else 0) | (form.LOSS_SEEN if batches.loss else 0)
+        flags |= form.HIDDEN if batches.hidden else 0
+        self._write(known, flags, columns)
+        known.step += 1
+
+    def _meet(self, optimizer: torch.optim.Optimizer, known: _Optimizer | None) -> _Optimizer:
+        if not self._files:
+            self._open()
+            self._observed.event("numerics", at="first step", state=numerics(torch))
+        number = next(self._numbers) if known is None else known.number
+        fresh = _Optimizer(number, optimizer, self._batches, self._job)
+        fresh.step = 0 if known is None else known.step
+        fresh.table = next(self._tables)
+        self._optimizers[optimizer] = fresh
+        table = {
+            "table": fresh.table,
+            "optimizer": number,
+            "kind": type(optimizer).__name__,
+            "names": fresh.names,
+            "buffers": [cell.name for cell in fresh.buffers],
+            "every": fresh.every,
+        }
+        os.write(self._files[2], json.dumps(table).encode() + b"\n")
+        return fresh
+
+    def _open(self) -> None:
+        distributed = torch.distributed
+        number = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else rank()
+        stem = os.path.join(self._job.folder, "trail", f"{number:05d}-{time.time_ns():019d}-{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._files = [os.open(f"{stem}.{kind}", flags, 0o644) for kind in ("rows", "details", "tables")]
+
+    def _write(self, known: _Optimizer, flags: int, columns: list[Any]) -> None:
+        packed = [None if value is None or isinstance(value, int) else bits.pack(value) for value in columns]
+        numbers = tuple(_column(value, data) for value, data in zip(columns, packed, strict=True))
+        row = form.Frame(known.step, known.number, flags, 0, numbers, self._chain)
+        self._chain = xxhash.xxh3_128_digest(form.pack(row))
+        detail = 0
+        if flags & form.FULL:
+            detail = self._details + 1
+            self._details += os.write(self._files[1], _detail(known.table, packed))
+        os.write(self._files[0], form.pack(row._replace(detail=detail, chain=self._chain)))
+
+
+def _detail(table: int, packed: Sequence[bytes | None]) -> bytes:
+    parts = [packed[column] or b"" for column in (*form.BY_PARAMETER, form.BUFFERS)]
+    return b"".join([table.to_bytes(8, "little"), *parts])
+
+
+def _column(value: Any, packed: bytes | None) -> int:
+    if packed is None:
+        return value or 0
+    return xxhash.xxh3_64_intdigest(packed) if packed else 0
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _count(optimizer: torch.optim.Optimizer) -> int:
+    count = 0
+    for group in optimizer.param_groups:
+        count += len(group["params"])
+    return count
+
+
+def _names(optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[list[str], list[bits.Cell]]:
+    """Return the parameters' names and the buffers of the networks that they belong to."""
+    known: dict[int, str] = {}
+    buffers: list[bits.Cell] = []
+    wanted = {id(parameter) for parameter in _parameters(optimizer)}
+    for root in sorted(batches.roots, key=lambda module: -sum(1 for _ in module.modules())):
+        named = {id(parameter): _clean(name) for name, parameter in root.named_parameters()}
+        if wanted.isdisjoint(named) or not named.keys().isdisjoint(known):
+            continue
+        known |= named
+        buffers += [bits.Cell(buffer, _clean(name)) for name, buffer in root.named_buffers()]
+    names = [
+        known.get(id(parameter), f"group{index}.{place}")
+        for index, group in enumerate(optimizer.param_groups)
+        for place, parameter in enumerate(group["params"])
+    ]
+    return names, buffers
+
+
+def _clean(name: str) -> str:
+    return name.replace("_orig_mod.", "")
+
+
+def _state_cells(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> list[Any]:
+    state = optimizer.state.get(parameter, {})
+    return [
+        bits.Cell(value, key) if isinstance(value, torch.Tensor) else SimpleNamespace(tensor=value)
+        for key, value in state.items()
+    ]
+
+
+def _value(value: Any) -> int:
+    return xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except RuntimeError:  # a tensor of several values has no truth
+        return False

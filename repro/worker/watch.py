@@ -1,0 +1,196 @@
+"""What files this process reads and writes, seen by an audit hook (PEP 578), and what it must not touch.
+
+The hook sees every open by Python code. Readers and writers in C (h5py, pyarrow, torch.save's own writer) are not
+seen by it; torch.save is told of by `note_write`, and the observed list names such modules when they were loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from typing import Any
+
+from repro.worker.job import Job, Lines
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+#: Audit events that change files by name: where each has the path, and the descriptor the path is relative to.
+_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "shutil.rmtree": ((0, None),),
+}
+_NEW_FILES = ("os.rename", "os.link")
+#: Parts of the operating system: not inputs of an experiment.
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/")
+#: Modules that read or write files without Python's knowledge.
+BLIND = ("h5py", "pyarrow", "cv2", "netCDF4", "zarr", "tables", "rasterio", "decord", "av", "lmdb", "safetensors")
+
+
+_CACHES = ("HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
+
+
+class Refused(PermissionError):  # noqa: N818  (scripts may catch OSError; this is one)
+    """A replay tried to write outside its own folder."""
+
+
+class Watcher:
+    """One process's list of files read and written, kept as it happens."""
+
+    def __init__(self, job: Job, observed: Lines) -> None:
+        self._job = job
+        self._observed = observed
+        self._seen: set[str] = set()
+        self._written: set[str] = set()
+        self._keep = frozenset(job.keep)
+        self._quiet = tuple(dict.fromkeys([*_interpreter_folders(), job.folder + os.sep]))
+        self._own = (job.root + os.sep, job.folder + os.sep)
+        self._live = tuple(pair[0] + os.sep for pair in job.live)
+        self._free = _free_folders() if job.protect else ()
+        self._busy = False
+
+    def install(self) -> None:
+        """Start watching; an audit hook cannot be taken off again."""
+        changes = _CHANGES
+        opened, changed = self._opened, self._changed
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event == "open":
+                opened(args)
+            elif event in changes:
+                changed(event, args)
+
+        sys.addaudithook(hook)
+
+    def _opened(self, args: tuple[Any, ...]) -> None:
+        path, _, flags = args
+        if isinstance(path, int) or path is None or self._busy:
+            return
+        writing = isinstance(flags, int) and bool(flags & _WRITES)
+        if not writing and path in self._seen:
+            return
+        self._busy = True
+        try:
+            full = _absolute(path)
+            if full is not None:
+                self._write(full) if writing else self._read(path, full)
+        finally:
+            self._busy = False
+
+    def _changed(self, event: str, args: tuple[Any, ...]) -> None:
+        if self._busy:
+            return
+        for index, descriptor in _CHANGES[event]:
+            if descriptor is not None and len(args) > descriptor and args[descriptor] >= 0:
+                continue
+            full = None if isinstance(args[index], int) else _absolute(args[index])
+            if full is None:
+                continue
+            if self._job.protect:
+                self._refuse(full)
+            if event in _NEW_FILES and index == 1:
+                self.note_write(full)
+
+    def _read(self, path: Any, full: str) -> None:
+        if isinstance(path, (str, bytes)) and os.path.isabs(path):
+            self._seen.add(path)  # type: ignore[arg-type]
+        if full in self._seen or full.startswith(self._quiet) or self._is_system(full):
+            return
+        self._seen.add(full)
+        if full.endswith(".pyc"):
+            full = _source_of(full)
+        try:
+            found = os.stat(full)
+        except OSError:
+            return
+        if stat.S_ISREG(found.st_mode) and full not in self._written:
+            kept = self._save(full) if full in self._keep else None
+            self._observed.event(
+                "read", path=full, stat=[found.st_size, found.st_mtime_ns, found.st_ino], t=time.time_ns(), kept=kept
+            )
+
+    def _save(self, full: str) -> str | None:
+        """Keep a copy of an earlier run's output that this run reads: it may be overwritten in a moment."""
+        import shutil
+
+        name = f"{time.time_ns():x}"
+        try:
+            shutil.copyfile(full, os.path.join(self._job.folder, "inputs", name))
+        except OSError:
+            return None
+        return name
+
+    def _write(self, full: str) -> None:
+        if self._job.protect:
+            self._refuse(full)
+            _own_copy(full)
+        if full not in self._written and not full.startswith(("/dev/", "/proc/", self._job.folder + os.sep)):
+            self._written.add(full)
+            self._observed.event("write", path=full, t=time.time_ns())
+
+    def note_write(self, path: Any) -> None:
+        """Tell of a file that is about to be written without Python's knowledge."""
+        full = None if isinstance(path, int) else _absolute(path)
+        if full is not None:
+            self._write(full)
+
+    def _is_system(self, full: str) -> bool:
+        return full.startswith(_SYSTEM) and not full.startswith(self._own)
+
+    def _refuse(self, full: str) -> None:
+        """Raise unless ``full`` lies in the replay's own folder, or outside the user's tree in a free one."""
+        place = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full)) + os.sep
+        if place.startswith(self._own) or (not place.startswith(self._live) and place.startswith(self._free)):
+            return
+        self._observed.event("refused", path=full)
+        raise Refused(errno.EACCES, "repro: a replay does not write outside its own folder", full)
+
+
+def _absolute(path: Any) -> str | None:
+    try:
+        text = os.fsdecode(path)
+        return os.path.normpath(text if text[:1] == "/" else os.path.join(os.getcwd(), text))
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def _source_of(byte_code: str) -> str:
+    folder, name = os.path.split(byte_code)
+    if os.path.basename(folder) != "__pycache__":
+        return byte_code
+    return os.path.join(os.path.dirname(folder), name.split(".", 1)[0] + ".py")
+
+
+def _own_copy(full: str) -> None:
+    """Replace a link that the replay made to a file of the user's by a copy, before it is written to."""
+    if os.path.islink(full) and os.path.isfile(full):
+        import shutil
+
+        temporary = full + ".repro-copy"
+        shutil.copy2(full, temporary)
+        os.replace(temporary, full)
+
+
+def _interpreter_folders() -> list[str]:
+    """Return the folders of installed code: the standard library, site-packages, and this package itself."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sites = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    return [folder + os.sep for folder in (os.path.dirname(os.__file__), here, *sites)] + [sys.prefix + "/pyvenv.cfg"]
+
+
+def _free_folders() -> tuple[str, ...]:
+    """Return where a replay may write beside its own folder: temporary files, devices and caches."""
+    home = os.path.expanduser("~")
+    temporary = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")  # noqa: S108
+    caches = [os.environ.get("XDG_CACHE_HOME", f"{home}/.cache"), f"{home}/.config/matplotlib", f"{home}/.triton"]
+    named = [os.environ[name] for name in _CACHES if os.environ.get(name)]
+    return tuple(os.path.realpath(folder).rstrip("/") + "/" for folder in ("/dev", "/proc", temporary, *caches, *named))
