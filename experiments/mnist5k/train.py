@@ -87,7 +87,8 @@ def train(run: repro.Run) -> None:
     with run.stream("init"):
         model = network(params.width, params.dropout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, weight_decay=params.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=params.epochs)
+    # The horizon, not the number of epochs to run: a run that stops early follows the first part of the same curve.
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=run.horizon or params.epochs)
 
     step = 0
     for _ in run.epochs():
@@ -107,4 +108,4 @@ def train(run: repro.Run) -> None:
 
     _, test_acc = evaluate(model, test)
     run.log(test_acc=test_acc)
-    run.checkpoint(model=model, optimizer=optimizer)
+    run.checkpoint(model=model, optimizer=optimizer, schedule=schedule)
