@@ -88,16 +88,22 @@ class Store:
         return self.runs / run_id
 
     def new_run(self, run_id: str) -> tuple[Path, int]:
-        """Make a run's folder and take its lock; return the folder and the lock's descriptor."""
-        folder = self.run_folder(run_id)
-        with files.disk_errors("make", folder):
-            (self.open / run_id).touch()
-            folder.mkdir()
-            for name in RUN_FOLDERS:
-                (folder / name).mkdir()
+        """Make a run's folder and take its lock; return the folder and the lock's descriptor.
+
+        The folder gets its name, and the run its mark among the open ones, only when the lock is held: nobody can take
+        a run that is just beginning for one whose supervisor is gone.
+        """
+        folder, beginning = self.run_folder(run_id), self.runs / f".{run_id}"
         pid = os.getpid()
         holder = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
-        return folder, locks.acquire(folder / "lock", json.dumps(holder).encode())
+        with files.disk_errors("make", folder):
+            for name in RUN_FOLDERS:
+                (beginning / name).mkdir(parents=True)
+        lock = locks.acquire(beginning / "lock", json.dumps(holder).encode())
+        with files.disk_errors("make", folder):
+            beginning.rename(folder)
+            (self.open / run_id).touch()
+        return folder, lock
 
     def seal_record(self, record: Record) -> str:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""

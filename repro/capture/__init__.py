@@ -1,0 +1,1 @@
+"""Looks at the world and returns values: code, environment, hardware, variables, data."""

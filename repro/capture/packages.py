@@ -1,0 +1,168 @@
+"""Installed distributions: name, version, a digest of their files as RECORD lists them, origin; and the lock in force."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from repro.base import files
+from repro.record.values import Gap, Package
+
+#: Files of a dist-info folder that say how it was installed, not what.
+_BOOKKEEPING = frozenset("RECORD INSTALLER REQUESTED direct_url.json uv_cache.json RECORD.jws RECORD.p7s".split())
+#: This tool itself, whose version is a circumstance.
+SELF = "repro-runner"
+
+
+class Distribution(NamedTuple):
+    """One installed distribution, and how it came here."""
+
+    name: str
+    version: str
+    digest: str
+    build: str | None
+    origin: dict[str, Any] | None
+    editable: str | None
+
+
+class Environment(NamedTuple):
+    """All distributions that an interpreter can import, the first of each name; and what is not known of them."""
+
+    distributions: list[Distribution]
+    gaps: list[Gap]
+
+    def packages(self, root: Path, sources: dict[str, Path]) -> list[Package]:
+        """Return them as the recipe lists them: this tool left out, editable ones by where their code was captured."""
+        named = {str(path): f"editable:source/{name}" for name, path in sources.items()}
+        found = []
+        for item in self.distributions:
+            digest = item.digest
+            if item.editable is not None:
+                place = Path(item.editable)
+                inside = place.is_relative_to(root)
+                digest = f"editable:{place.relative_to(root).as_posix()}" if inside else named.get(item.editable, digest)
+            found.append(Package(name=item.name, version=item.version, digest=digest))
+        return [package for package in found if package.name != SELF]
+
+
+def normalise(name: str) -> str:
+    """Return a distribution's name as PEP 503 writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def scan(path: Sequence[str], cache: Path) -> Environment:
+    """Look at all distributions in the folders of ``path``, in their order.
+
+    ``cache`` is a file that remembers what was read, by the stat of each RECORD.
+    """
+    known = _load(cache)
+    fresh: dict[str, Any] = {}
+    found: dict[str, Distribution] = {}
+    gaps: list[Gap] = []
+    for folder in dict.fromkeys(path):
+        for place in _infos(folder):
+            item = _one(place, known, fresh)
+            if item.name not in found:
+                found[item.name] = item
+                if item.digest == "none":
+                    gaps.append(Gap(what=f"package {item.name}", reason=f"{place} has no list of files"))
+    if fresh.keys() != known.keys():
+        _save(cache, known | fresh)
+    return Environment([found[name] for name in sorted(found)], gaps)
+
+
+def _infos(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
+    except OSError:
+        return []
+
+
+def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distribution:
+    record = os.path.join(place, "RECORD")
+    try:
+        stat = os.stat(record if os.path.exists(record) else place)
+        key = f"{place}|{stat.st_mtime_ns}|{stat.st_size}|{stat.st_ino}"
+    except OSError:
+        key = place
+    if key not in known:
+        known[key] = list(_read(place, record))
+    fresh[key] = known[key]
+    return Distribution(*known[key])
+
+
+def _read(place: str, record: str) -> Distribution:
+    name, _, version = os.path.basename(place).rpartition(".")[0].partition("-")
+    version = re.sub(r"-py\d.*$", "", version)
+    direct = _json(os.path.join(place, "direct_url.json"))
+    editable = _editable(direct)
+    return Distribution(
+        name=normalise(name),
+        version=version,
+        digest=_digest(record),
+        build=_build(os.path.join(place, "WHEEL")),
+        origin=direct,
+        editable=editable,
+    )
+
+
+def _digest(record: str) -> str:
+    """Return the digest of RECORD's lines less scripts, byte code and bookkeeping: equal for equal wheels."""
+    try:
+        with open(record, encoding="utf-8", newline="") as handle:
+            rows = [row for row in csv.reader(handle) if row and _counts(row[0])]
+    except OSError:
+        return "none"
+    text = "\n".join(sorted(",".join(row[:2]) for row in rows))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _counts(path: str) -> bool:
+    if path.startswith(("..", "/")) or path.endswith(".pyc"):
+        return False
+    folder, _, name = path.rpartition("/")
+    return not (folder.endswith(".dist-info") and name in _BOOKKEEPING)
+
+
+def _build(wheel: str) -> str | None:
+    try:
+        text = Path(wheel).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.findall(r"^(?:Build|Tag): (.*)$", text, re.MULTILINE)
+    return " ".join(found) or None
+
+
+def _json(path: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _editable(direct: dict[str, Any] | None) -> str | None:
+    """Return the folder of an editable install (PEP 610), or None."""
+    if direct is None or not direct.get("dir_info", {}).get("editable"):
+        return None
+    return os.path.realpath(unquote(urlsplit(str(direct.get("url"))).path))
+
+
+def _load(cache: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(cache.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _save(cache: Path, known: dict[str, Any]) -> None:
+    files.replace(cache, json.dumps(known).encode())

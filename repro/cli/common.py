@@ -1,0 +1,97 @@
+"""What several commands share: the store, JSON on standard output, words on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from repro.capture import root
+from repro.errors import UsageError
+from repro.store.store import Store
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
+STATE_STYLE = {"COMPLETED": "green", "FAILED": "red", "LOST": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
+
+
+def store_folder(project: Path) -> Path:
+    """Return where the store of a project is: REPRO_STORE, else ``.repro`` at its root."""
+    named = os.environ.get("REPRO_STORE")
+    return Path(named).expanduser().resolve() if named else project / ".repro"
+
+
+def open_store() -> Store:
+    """Return the store of the project that the user stands in; it need not exist.
+
+    Raises:
+        UsageError, StoreError: when there is no project here, or the store is of another format.
+    """
+    named = os.environ.get("REPRO_STORE")
+    store = Store(store_folder(Path() if named else root.find(Path.cwd())))
+    store.check_format()
+    return store
+
+
+def emit(value: Any) -> None:
+    """Print one JSON document; numbers that JSON lacks become text ("NaN")."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as plain lists, mappings, text and finite numbers."""
+    if isinstance(value, msgspec.Struct):
+        return plain(msgspec.to_builtins(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value).replace("nan", "NaN").replace("inf", "Infinity")
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def say(text: str = "", **style: Any) -> None:
+    """Print a line for people, on standard error."""
+    click.secho(text, err=True, **style)
+
+
+def number(value: Any) -> str:
+    """Return a metric's value for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def short(text: str | None, length: int = 12) -> str:
+    """Return the beginning of a digest without its tag."""
+    return "none" if text is None else text.partition(":")[2][:length]
+
+
+def table(head: list[str], rows: list[list[str]], *, style: Callable[[int, str], str | None] = lambda _c, _t: None) -> None:
+    """Print a table on standard output; ``style`` gives the colour of a cell."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    click.secho("  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip(), bold=True)
+    for row in rows:
+        cells = [click.style(text.ljust(width), fg=style(column, text)) for column, (text, width) in enumerate(zip(row, widths, strict=True))]
+        click.echo("  ".join(cells).rstrip())
+
+
+def needs_runs(store: Store) -> None:
+    """Raise UsageError when a store that does not exist is asked for runs."""
+    if not store.folder.exists():
+        raise UsageError(f"there is no store in {store.folder}", hint="repro run -- python train.py makes one")
+
+
+def width() -> int:
+    """Return the width of the terminal."""
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200

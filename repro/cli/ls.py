@@ -1,0 +1,52 @@
+"""``repro ls``: the runs of a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from repro.cli import common
+from repro.store import index
+
+_LAST = 40
+_FIELDS = ("run_id", "state", "name", "params", "metrics", "started", "recipe_digest", "replay_of", "verdict")
+
+
+@click.command("ls")
+@click.option("--all", "every", is_flag=True, help=f"All runs, not only the last {_LAST}.")
+@common.json_option
+def command(every: bool, as_json: bool) -> int:
+    """List the runs, oldest first."""
+    store = common.open_store()
+    runs = index.rows(store) if store.folder.exists() else []
+    if as_json:
+        common.emit([{name: run[name] for name in _FIELDS} for run in runs])
+        return 0
+    if not runs:
+        common.say(f"no runs in {store.folder} yet")
+        common.say("hint: repro run experiment.yaml, or repro run -- python train.py")
+        return 0
+    shown = runs if every else runs[-_LAST:]
+    common.table(["run", "state", "name", "params", "metrics", "started"], [_row(run) for run in shown], style=_style)
+    if len(shown) < len(runs):
+        common.say(f"{len(runs) - len(shown)} earlier runs: repro ls --all", dim=True)
+    return 0
+
+
+def _row(run: dict[str, Any]) -> list[str]:
+    state = run["state"]
+    if run["replay_of"]:
+        state = f"{run['verdict'] or state} (replay)"
+    params = " ".join(f"{name}={common.number(value)}" for name, value in run["params"].items())
+    metrics = " ".join(f"{name}={common.number(value)}" for name, value in sorted(run["metrics"].items()))
+    return [run["run_id"], state, run["name"], _cut(params, 40), _cut(metrics, 48), run["started"][:19].replace("T", " ")]
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _style(column: int, text: str) -> str | None:
+    word = text.split()[0] if text else ""
+    return {**common.STATE_STYLE, **common.VERDICT_STYLE}.get(word) if column == 1 else None

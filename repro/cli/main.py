@@ -1,0 +1,110 @@
+"""The entry point: finds the command, and turns errors into words and exit codes in one place."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from repro import __version__
+from repro.errors import ReproError
+
+#: Each command's module and the line that `repro --help` has for it.
+COMMANDS = {
+    "run": "Run an experiment or any command, recorded before it trains.",
+    "replay": "Earn a run again: same bits? If not, where it came apart.",
+    "ls": "List the runs.",
+    "show": "Show a run: record, what it observed, outcome.",
+    "log": "Show a run's metrics.",
+    "diff": "Show how two runs differ.",
+    "verify": "Check that no sealed file was changed.",
+    "schema": "Print the JSON Schema of an experiment file.",
+}
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"repro.cli.{cmd_name}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if close:
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="repro", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run PyTorch experiments so that every number can be earned again.
+
+    RUN is a run id, a unique prefix of one, or last, last~1, best:val_acc.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str] | None) -> int:
+    try:
+        return int(cli.main(arguments, prog_name="repro", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted", None)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: the flush at exit must not complain
+        return 141
+    except ReproError as error:
+        _say(str(error), error.hint)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in _DISK:
+            return _bug()
+        _say(f"{error.filename or 'the disk'}: {error.strerror}", "free some space, or make the store writable")
+        return 5
+    except Exception:  # noqa: BLE001  (the one place where everything ends)
+        return _bug()
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    _say("this is a fault of repro itself", "please report it with the lines above")
+    return 1
+
+
+def _say(message: str, hint: str | None) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.secho("hint: ", fg="cyan", nl=False, err=True)
+        click.echo(hint, err=True)
+
+

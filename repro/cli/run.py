@@ -1,0 +1,108 @@
+"""``repro run``: one experiment or any command, recorded before it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from repro.cli import common
+from repro.errors import UsageError
+from repro.record.values import Profile, Record
+from repro.run import execute, request
+from repro.store.store import Store
+
+_CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
+
+
+@click.command("run", context_settings=_CONTEXT)
+@click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | -- COMMAND...", type=click.UNPROCESSED)
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter of the experiment.")
+@click.option("--seed", metavar="N|random", help="The master seed (0 unless given).")
+@click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="strict for an experiment, warn for a command.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each process.")
+@click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'.")
+@common.json_option
+def command(
+    words: tuple[str, ...], changes: tuple[str, ...], seed: str | None, determinism: Profile | None, threads: int | None,
+    patterns: tuple[str, ...], as_json: bool,
+) -> int:
+    """Run an experiment file, or any command after ``--``, and keep a record of it.
+
+    The record (code, packages, hardware, settings, seeds, data) is on the disk before the first line of your code runs.
+    """
+    asked = _request(words, changes, request.parse_seed(seed), determinism, threads, patterns)
+    store = Store.create(common.store_folder(asked.root))
+    options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
+    result = execute.execute(asked, store, options)
+    _report(result)
+    if as_json:
+        common.emit(_document(result))
+    return execute.exit_code(result)
+
+
+def _request(
+    words: tuple[str, ...], changes: tuple[str, ...], seed: int | None, profile: Profile | None, threads: int | None,
+    patterns: tuple[str, ...],
+) -> request.Request:
+    if not words:
+        raise UsageError("nothing to run", hint="repro run experiment.yaml, or repro run -- python train.py")
+    if words[0].endswith((".yaml", ".yml")):
+        if len(words) > 1:
+            raise UsageError(f"an experiment takes no further words: {' '.join(words[1:])}", hint="--set NAME=VALUE changes a parameter")
+        if patterns and False:
+            pass
+        return request.of_experiment(Path(words[0]), changes, seed, profile, threads)
+    if changes:
+        raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
+    return request.of_command(words, patterns, seed, profile, threads)
+
+
+def _announce(record: Record, said: list[str], seed_given: bool) -> None:
+    recipe = record.recipe
+    seed = f"seed {recipe.seeds.master}" + ("" if seed_given else " (the default)")
+    threads = f"{recipe.threads} thread" + ("" if recipe.threads == 1 else "s")
+    common.say(f"repro: {record.name} · {seed} · {recipe.profile} · {threads} · run {record.run_id}", dim=True)
+    for line in [*said, *_gaps(record)]:
+        common.say(f"repro: {line}", dim=True)
+
+
+def _gaps(record: Record) -> list[str]:
+    return [f"not captured: {gap.what}: {gap.reason}" for gap in record.gaps if "goes without saying" not in gap.reason]
+
+
+def _report(result: execute.Result) -> None:
+    outcome = result.outcome
+    colour = common.STATE_STYLE.get(outcome.state)
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    values = " · ".join(f"{name} {common.number(value)}" for name, value in sorted(outcome.metrics.items())[:6])
+    steps = sum(item.frames for item in outcome.trails)
+    common.say("repro: ", nl=False, dim=True)
+    common.say(outcome.state, fg=colour, nl=False)
+    trail = f"{steps:,} steps in the trail" if steps else "no trail"
+    common.say(f"{reason} · {' · '.join(filter(None, [values, trail]))}", dim=True)
+    for note in outcome.notes:
+        common.say(f"repro: {note}", dim=True)
+    for gap in outcome.gaps:
+        common.say(f"repro: not captured: {gap.what}: {gap.reason}", dim=True)
+
+
+def _document(result: execute.Result) -> dict[str, Any]:
+    outcome, record = result.outcome, result.record
+    return {
+        "run_id": record.run_id,
+        "name": record.name,
+        "state": outcome.state,
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "metrics": outcome.metrics,
+        "seed": record.recipe.seeds.master,
+        "recipe_digest": record.recipe_digest,
+        "record_digest": result.record_digest,
+        "trail_digest": outcome.trail_digest,
+        "frames": sum(item.frames for item in outcome.trails),
+        "path": str(result.folder),
+        "gaps": [*record.gaps, *outcome.gaps],
+        "notes": outcome.notes,
+    }

@@ -1,0 +1,1 @@
+"""Where a job directory executes; one file each. Engines know no records."""

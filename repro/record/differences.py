@@ -1,0 +1,124 @@
+"""Typed differences between two runs: one comparison for `diff`, `replay` and the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from repro.record.values import Outcome, Package, Record
+
+Kind = Literal[
+    "code", "data", "package", "parameter", "seed", "settings", "threads", "environment", "hardware", "command", "metric"
+]
+Prior = Literal["certain", "probable", "unlikely"]
+_ORDER: Mapping[str, int] = {"certain": 0, "probable": 1, "unlikely": 2}
+
+#: Circumstances that may change the bits, and those that hardly do.
+_HARDWARE: Mapping[str, tuple[str, Prior]] = {
+    "processor.model": ("hardware", "probable"),
+    "processor.flags": ("hardware", "probable"),
+    "processor.usable": ("hardware", "unlikely"),
+    "gpus": ("hardware", "certain"),
+    "host.libc": ("hardware", "probable"),
+    "host.machine": ("hardware", "certain"),
+    "host.distribution": ("hardware", "unlikely"),
+}
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not as it was; ``prior`` says how likely it is to change bits."""
+
+    kind: Kind
+    path: str
+    before: Any
+    after: Any
+    prior: Prior
+
+
+def compare(a: Record, b: Record) -> list[Difference]:
+    """Return how two records differ, likely causes first."""
+    before, after = a.recipe, b.recipe
+    found = [
+        *_field("code", "code", before.code, after.code, "probable"),
+        *_mapping("code", "sources", before.sources, after.sources, "probable"),
+        *_field("command", "cwd", before.cwd, after.cwd, "unlikely"),
+        *_field("command", "command", before.command, after.command, "certain"),
+        *_field("command", "entry", before.entry, after.entry, "certain"),
+        *_mapping("parameter", "params", before.params, after.params, "certain"),
+        *_field("package", "python", before.interpreter, after.interpreter, "probable"),
+        *_mapping("package", "packages", _packages(before.packages), _packages(after.packages), "probable"),
+        *_mapping("data", "data", before.data, after.data, "certain"),
+        *_field("seed", "seed", before.seeds.master, after.seeds.master, "certain"),
+        *_mapping("seed", "replicates", before.seeds.replicates, after.seeds.replicates, "certain"),
+        *_field("settings", "determinism", before.profile, after.profile, "probable"),
+        *_mapping("settings", "settings", before.settings, after.settings, "probable"),
+        *_field("threads", "threads", before.threads, after.threads, "certain"),
+        *_mapping("environment", "environment", before.environment, after.environment, "probable"),
+        *_variables(a, b),
+        *_hardware(a, b),
+    ]
+    return ordered(found)
+
+
+def compare_outcomes(a: Outcome, b: Outcome) -> list[Difference]:
+    """Return how what two runs read differs: file by file."""
+    return list(_mapping("data", "inputs", _inputs(a), _inputs(b), "certain"))
+
+
+def compare_observed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """Return how what the processes of two runs observed differs: numerics, software, data in memory."""
+    found = [*_mapping("data", "data", a["data"], b["data"], "certain")]
+    for moment in ("import", "first step"):
+        before, after = a["numerics"].get(moment), b["numerics"].get(moment)
+        if before and after:
+            for item in _mapping("settings", f"numerics.{moment}", before, after, "certain"):
+                kind: Kind = "threads" if item.path.endswith("threads") else "settings"
+                found.append(msgspec.structs.replace(item, kind=kind))
+    if a["software"] and b["software"]:
+        found += _mapping("package", "software", a["software"], b["software"], "probable")
+    return found
+
+
+def ordered(found: list[Difference]) -> list[Difference]:
+    """Return differences with the likely causes first."""
+    return sorted(found, key=lambda item: (_ORDER[item.prior], item.path))
+
+
+def _field(kind: Kind, path: str, before: Any, after: Any, prior: Prior) -> Iterator[Difference]:
+    if before != after or type(before) is not type(after):
+        yield Difference(kind=kind, path=path, before=before, after=after, prior=prior)
+
+
+def _mapping(kind: Kind, path: str, before: Mapping[str, Any], after: Mapping[str, Any], prior: Prior) -> Iterator[Difference]:
+    for name in sorted({*before, *after}):
+        yield from _field(kind, f"{path}.{name}", before.get(name), after.get(name), prior)
+
+
+def _packages(packages: list[Package]) -> dict[str, str]:
+    return {item.name: f"{item.version} {item.digest[:19]}" for item in packages}
+
+
+def _inputs(outcome: Outcome) -> dict[str, str | None]:
+    return {item.path: item.digest for item in outcome.inputs}
+
+
+def _variables(a: Record, b: Record) -> Iterator[Difference]:
+    """Say which variables off the list changed: their values were never kept."""
+    before, after = (record.circumstances.get("launch", {}).get("variables", {}) for record in (a, b))
+    for item in _mapping("environment", "variables", before, after, "unlikely"):
+        words = ("set" if item.before else None, ("changed" if item.before else "set") if item.after else None)
+        yield msgspec.structs.replace(item, before=words[0], after=words[1])
+
+
+def _hardware(a: Record, b: Record) -> Iterator[Difference]:
+    for path, (kind, prior) in _HARDWARE.items():
+        before, after = (_value(record, path) for record in (a, b))
+        yield from _field(kind, path, before, after, prior)  # type: ignore[arg-type]
+
+
+def _value(record: Record, path: str) -> Any:
+    name, _, key = path.partition(".")
+    found = record.circumstances.get(name, {}).get("value")
+    return found.get(key) if key and isinstance(found, dict) else found

@@ -1,0 +1,1 @@
+"""Capture, seal, launch, watch, conclude: the one way anything is executed."""

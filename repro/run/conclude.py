@@ -1,0 +1,117 @@
+"""From what a run left to its outcome, written once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from repro.base import clock, digest
+from repro.record.values import FileDigest, Gap, Outcome, Record, State
+from repro.run import leftovers, metrics, observed, trails
+from repro.run.leftovers import Stat
+from repro.store.store import RUN_FOLDERS, Store
+
+_LOGS = ("stdout.log", "stderr.log", "job.json")
+
+
+def outcome_of(
+    record: Record, record_digest: str, store: Store, *, state: State, started: str, exit_code: int | None = None,
+    signal_number: int | None = None, reason: str | None = None, files: leftovers.Left | None = None,
+) -> Outcome:
+    """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder."""
+    folder = store.run_folder(record.run_id)
+    seen = observed.read(folder)
+    found = trails.read(folder)
+    trail_digest, summaries = trails.summarise(found)
+    artifacts = _artifacts(folder, store)
+    return Outcome(
+        run_id=record.run_id,
+        record_digest=record_digest,
+        state=state,
+        exit_code=exit_code,
+        signal=None if signal_number is None else signal.Signals(signal_number).name,
+        reason=reason,
+        started=started,
+        ended=clock.now(),
+        metrics=metrics.last(folder),
+        trail_digest=trail_digest,
+        trails=summaries,
+        files=_digests(folder),
+        inputs=[] if files is None else files.inputs,
+        outputs=[] if files is None else files.outputs,
+        artifacts=artifacts,
+        notes=_notes(seen, files),
+        gaps=_gaps(record, seen, found, files),
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    names = [name for name in _LOGS if (folder / name).exists()]
+    for part in RUN_FOLDERS:
+        names += sorted(path.relative_to(folder).as_posix() for path in (folder / part).rglob("*") if path.is_file())
+    return {name: digest.of_file(folder / name) for name in names}
+
+
+def _artifacts(folder: Path, store: Store) -> list[FileDigest]:
+    """Move the declared results into the objects."""
+    found = []
+    for path in sorted((folder / "artifacts").iterdir()):
+        size = path.stat().st_size
+        found.append(FileDigest(path=path.name, size=size, digest=store.objects.take(path)))
+    return found
+
+
+def keep_inputs(seen: observed.Observed, folder: Path, store: Store) -> dict[str, str]:
+    """Move the copies of earlier outputs that this run read into the objects; return path and digest of each."""
+    return {path: store.objects.take(folder / "inputs" / name) for path, name in seen.kept.items()}
+
+
+def _notes(seen: observed.Observed, files: leftovers.Left | None) -> list[str]:
+    notes = [f"{item['call']}({item['value']}) at {item['file']}:{item['line']}" for item in seen.seeds]
+    notes += [f"the script changed {name}: {before} -> {after}" for name, (before, after) in seen.overridden().items()]
+    notes += [
+        f"{item['operator']} has no deterministic kernel ({item['file']}:{item['line']})" for item in seen.nondeterministic
+    ]
+    if files is not None:
+        notes += [f"{name} was edited between its capture and the moment it was read" for name in files.edited]
+    return notes
+
+
+def _gaps(
+    record: Record, seen: observed.Observed, found: list[trails.ProcessTrail], files: leftovers.Left | None
+) -> list[Gap]:
+    gaps = []
+    if seen.blind:
+        reason = f"{', '.join(seen.blind)} read and write files unseen: the list of inputs may not be complete"
+        gaps.append(Gap(what="files read", reason=reason))
+    if seen.failures:
+        gaps.append(Gap(what="trail", reason=f"a step could not be read: {seen.failures[0]}"))
+    hidden = sum(1 for item in found for frame in item.frames if frame.flags & 32)
+    if hidden:
+        gaps.append(Gap(what="trail", reason=f"{hidden} steps had calls whose tensors could not be read (traced or transformed)"))
+    if files is not None and not seen.processes and not any(gap.what == "trail" for gap in record.gaps):
+        gaps.append(Gap(what="trail", reason="no process of the run was reached by the hooks: is repro installed for its Python?"))
+    if files is not None:
+        gaps += [Gap(what=item.path, reason=f"read, and then {item.note}") for item in files.inputs if item.digest is None]
+    return gaps
+
+
+def look(
+    record: Record, store: Store, place: Path, code: Mapping[str, Stat], started_ns: int, *, alone: bool
+) -> leftovers.Left:
+    """Look at what the run left in its folder and what it read, now that its processes are gone."""
+    folder = store.run_folder(record.run_id)
+    seen = observed.read(folder)
+    kept = keep_inputs(seen, folder, store)
+    left = leftovers.outputs(place, store, started_ns, seen, dict(code), alone=alone)
+    away = leftovers.outside(seen, place)
+    stats = [(path, leftovers.stat_of(path)) for path in away]
+    written = leftovers.digests([(path, stat) for path, stat in stats if stat is not None], Path(os.sep))
+    return leftovers.Left(
+        inputs=leftovers.inputs(seen, place, code, started_ns, store, kept),
+        outputs=[*leftovers.digests(left, place), *written],
+        edited=leftovers.edited(seen, place, dict(code)),
+        stats=left,
+    )

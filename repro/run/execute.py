@@ -1,0 +1,209 @@
+"""The one way anything is executed: capture while the child starts, seal, let it go on, watch, conclude."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.base import clock
+from repro.capture import interpreter
+from repro.engines import local
+from repro.errors import UsageError
+from repro.record.values import Outcome, Record, State
+from repro.run import conclude, leftovers, profiles, recover, request, seal
+from repro.run.metrics import Scanner
+from repro.run.request import Request
+from repro.store.store import Store
+from repro.worker.job import Job
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that is over."""
+
+    record: Record
+    record_digest: str
+    outcome: Outcome
+    folder: Path
+    forwarded: list[int]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is made, where that has no bearing on its result."""
+
+    to_stderr: bool = False
+    given: seal.Given | None = None
+    live: tuple[tuple[str, str], ...] = ()
+    environment: dict[str, str] | None = None
+    say: Callable[[str], None] = lambda _text: None
+    sealed: Callable[[Record, list[str]], None] = lambda _record, _said: None
+    allow_outside: bool = False
+
+
+def execute(asked: Request, store: Store, options: Options) -> Result:
+    """Make one run and return it once its outcome is sealed.
+
+    Raises:
+        UsageError: when the program is not there.
+        CaptureError, ConfigError: when something of the recipe cannot be captured; nothing was run.
+        StoreError: when the store cannot be written.
+    """
+    seal.check_arguments(asked)
+    execution = _Execution(asked, store, options)
+    try:
+        return execution.run()
+    finally:
+        execution.close()
+
+
+class _Execution:
+    """The steps of one run, in order, and what they hand on to one another."""
+
+    def __init__(self, asked: Request, store: Store, options: Options) -> None:
+        self.asked = asked
+        self.store = store
+        self.options = options
+        base = request.child_environment(options.environment if options.environment is not None else os.environ)
+        self.settings = profiles.settle(asked.profile, base, asked.threads)
+        self.env = base | self.settings.variables
+        self.command, self.python, self.early = self._resolve()
+        self.run_id = clock.new_run_id()
+        self.folder, self._lock = store.new_run(self.run_id)
+        self.env |= {"REPRO_JOB": str(self.folder)}
+        self.scanner = Scanner(self.folder, asked.patterns) if asked.patterns else None
+        self.process: local.LocalProcess | None = None
+        self.started = clock.now()
+        self.started_ns = time.time_ns()
+        self._sealed = False
+
+    def _resolve(self) -> tuple[list[str], interpreter.Interpreter | None, bool]:
+        """Return the words to start, the Python that will run, and whether it may start before the seal."""
+        if self.asked.entry is not None:
+            self.env["REPRO_WORKER"] = "1"
+            return [sys.executable, "-m", "repro.worker"], interpreter.own(), True
+        words = list(self.asked.command or [])
+        cwd = self.asked.working_folder
+        path = self.env.get("PATH")
+        program = interpreter.locate(words[0], path, cwd)
+        if not interpreter.is_python(words[0]):
+            default = interpreter.default_program(self.env)
+            return [program, *words[1:]], default and interpreter.of_program(default, self.env), False
+        python = interpreter.of_program(program, self.env)
+        return [program, *words[1:]], python, python.hooked and not interpreter.skips_site(words[1:])
+
+    def run(self) -> Result:
+        if self.early:
+            self._launch()
+        outputs = leftovers.known_outputs(self.store, self.asked.root) if self.options.given is None else {}
+        captured = seal.capture(
+            self.asked, self.store, self.run_id, self.python, self.settings, self.env, outputs, self.options.given
+        )
+        digest = self.store.seal_record(captured.record)
+        self._sealed = True
+        self._job(list(outputs)).write()
+        self.options.sealed(captured.record, self.settings.said)
+        if self.process is None:
+            self._launch()
+        assert self.process is not None  # noqa: S101
+        self.process.release()
+        others = recover.recover(self.store)
+        end = self.process.wait()
+        return self._conclude(captured, digest, end, alone=others == 0)
+
+    def _launch(self) -> None:
+        command = [*self.command, str(self.folder)] if self.asked.entry is not None else self.command
+        try:
+            self.process = local.launch(
+                command,
+                cwd=self.asked.working_folder,
+                env=self.env,
+                folder=self.folder,
+                gated=self.early,
+                to_stderr=self.options.to_stderr,
+                listener=self.scanner,
+            )
+        except OSError as error:
+            raise UsageError(f"cannot start {command[0]}: {error.strerror}", hint="can it be executed here?") from error
+
+    def _job(self, keep: list[str]) -> Job:
+        place = str(self.asked.place)
+        return Job(
+            folder=str(self.folder),
+            run_id=self.run_id,
+            seed=self.asked.seed,
+            profile=self.asked.profile,
+            threads=self.settings.threads if self.asked.profile != "off" else None,
+            root=place,
+            store=str(self.store.folder),
+            started_ns=self.started_ns,
+            params=self.asked.params,
+            entry=self.asked.entry,
+            trail={name: getattr(self.asked.trail, name) for name in self.asked.trail.__struct_fields__},
+            live=[list(pair) for pair in self.options.live],
+            protect=bool(self.options.live) and not self.options.allow_outside,
+            keep=[os.path.join(place, name) for name in keep],
+            budget=self.asked.budget,
+            horizon=self.asked.budget,
+        )
+
+    def _conclude(self, captured: seal.Captured, digest: str, end: local.End, *, alone: bool) -> Result:
+        if self.scanner is not None:
+            self.scanner.finish()
+        alone = alone and recover.others(self.store, self.run_id) == 0
+        place = self.asked.place
+        files = conclude.look(captured.record, self.store, place, captured.code.stats, self.started_ns, alone=alone)
+        outcome = conclude.outcome_of(
+            captured.record,
+            digest,
+            self.store,
+            state=_state(end),
+            started=self.started,
+            exit_code=end.code,
+            signal_number=end.signal,
+            reason=_reason(end),
+            files=files,
+        )
+        self.store.seal_outcome(outcome)
+        if self.options.given is None:
+            leftovers.remember_outputs(self.store, self.asked.root, files.stats)
+        return Result(captured.record, digest, outcome, self.folder, end.forwarded)
+
+    def close(self) -> None:
+        """Let go of the run; one that was never sealed leaves nothing behind."""
+        if not self._sealed:
+            if self.process is not None:
+                self.process.abandon()
+            os.close(self._lock)
+            self.store.settle(self.run_id)
+        else:
+            os.close(self._lock)
+
+
+def _state(end: local.End) -> State:
+    if end.code == 0:
+        return "COMPLETED"
+    interrupted = end.forwarded and (end.signal in end.forwarded or end.code in (128 + n for n in end.forwarded))
+    if interrupted or (signal.SIGINT in end.forwarded and end.code == 1):
+        return "CANCELLED"
+    return "FAILED"
+
+
+def _reason(end: local.End) -> str | None:
+    if end.signal is not None:
+        return f"ended by {signal.Signals(end.signal).name}"
+    return None if end.code == 0 else f"exit code {end.code}"
+
+
+def exit_code(result: Result) -> int:
+    """Return what the command line ends with: the child's own code; 128 and the signal's number as a shell has it."""
+    outcome = result.outcome
+    if outcome.signal is not None:
+        return 128 + int(signal.Signals[outcome.signal])
+    return 0 if outcome.exit_code is None else outcome.exit_code
+

@@ -1,0 +1,165 @@
+"""Files: what a run read that is not its code, what it left, and which source was edited behind its back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from repro.base import digest, files, locks
+from repro.capture.data import StatCache
+from repro.capture.variables import keyed
+from repro.capture.walk import is_secret, walk
+from repro.record.values import FileDigest
+from repro.run.observed import Observed
+from repro.store.store import Store
+
+Stat = tuple[int, int, int]
+
+
+class Left(NamedTuple):
+    """What a run read and left: inputs, outputs (outside the folder by absolute path), edited sources, stats of outputs."""
+
+    inputs: list[FileDigest]
+    outputs: list[FileDigest]
+    edited: list[str]
+    stats: list[tuple[str, Stat]]
+
+
+def inputs(
+    observed: Observed, place: Path, code: Container[str], started_ns: int, store: Store, kept: dict[str, str]
+) -> list[FileDigest]:
+    """Return the files that the run read and that are neither its code nor installed: paths relative to the project.
+
+    A file that changed after the run began is taken for its own, by a writer that nobody saw.
+    """
+    cache = StatCache(store.cache / "files.json")
+    found = []
+    for path, stat in sorted(observed.reads.items()):
+        name = relative(path, place)
+        if name not in code and (stat[1] < started_ns or path in kept):
+            found.append(_input(path, name, stat, cache, store, kept))
+    cache.save()
+    return found
+
+
+def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kept: dict[str, str]) -> FileDigest:
+    if path in kept:
+        return FileDigest(path=name, size=stat[0], digest=kept[path], note="left by an earlier run; kept in the store")
+    try:
+        now = os.stat(path)
+        value = cache.digest(path)
+    except OSError as error:
+        return FileDigest(path=name, size=stat[0], digest=None, note=f"cannot be read any more: {error.strerror}")
+    if is_secret(os.path.basename(path)):
+        return FileDigest(path=name, size=stat[0], digest=f"keyed:{keyed(value, store.key)}", note="may hold secrets")
+    changed = (now.st_size, now.st_mtime_ns, now.st_ino) != stat
+    return FileDigest(path=name, size=now.st_size, digest=value, note="changed while the run went on" if changed else None)
+
+
+def relative(path: str, place: Path) -> str:
+    """Return a path relative to the project if it lies in it."""
+    return os.path.relpath(path, place) if path.startswith(str(place) + os.sep) else path
+
+
+def edited(observed: Observed, place: Path, code: dict[str, Stat]) -> list[str]:
+    """Name the sources that were edited between their capture and the moment they were read."""
+    named = ((relative(path, place), path, stat) for path, stat in observed.reads.items())
+    return sorted(name for name, path, stat in named if code.get(name, stat) != stat and path not in observed.writes)
+
+
+def outputs(place: Path, store: Store, started_ns: int, observed: Observed, code: dict[str, Stat], *, alone: bool) -> list[tuple[str, Stat]]:
+    """Return the files under ``place`` that changed since the run began, and their stat now.
+
+    Where other runs went on beside it (not ``alone``), only files that its own processes were seen to write count.
+    """
+    own = set(observed.writes)
+    found = {}
+    for name in _files(place, store.folder):
+        path = os.path.join(place, name)
+        stat = stat_of(path)
+        if stat is None or code.get(name) == stat:
+            continue
+        if path in own or (alone and _changed_ns(path) >= started_ns):
+            found[name] = stat
+    return sorted(found.items())
+
+
+def outside(observed: Observed, place: Path) -> list[str]:
+    """Return the files that the run wrote outside its folder and that are still there."""
+    away = (path for path in observed.writes if not path.startswith(str(place) + os.sep))
+    return sorted(path for path in away if os.path.isfile(path))
+
+
+def _files(place: Path, store: Path) -> Iterable[str]:
+    layout = walk(place, store)
+    for folder in ["", *layout.folders]:
+        try:
+            with os.scandir(place / folder) as entries:
+                yield from (os.path.join(folder, entry.name) for entry in entries if entry.is_file(follow_symlinks=False))
+        except OSError:
+            continue
+
+
+def stat_of(path: str) -> Stat | None:
+    """Return size, time and inode of a file, or None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.lstat(path).st_ctime_ns
+    except OSError:
+        return 0
+
+
+def digests(names: Iterable[tuple[str, Stat]], place: Path) -> list[FileDigest]:
+    """Return size and digest of each file."""
+    found = []
+    for name, stat in names:
+        try:
+            found.append(FileDigest(path=name, size=stat[0], digest=digest.of_file(place / name)))
+        except OSError as error:
+            found.append(FileDigest(path=name, size=stat[0], digest=None, note=error.strerror))
+    return found
+
+
+def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
+    """Return the files that earlier runs left in this project, with their stat then; a cache, made anew when missing."""
+    path = _outputs_path(store, root)
+    try:
+        return {name: tuple(stat) for name, stat in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
+        return _rebuild_outputs(store, root)
+
+
+def _rebuild_outputs(store: Store, root: Path) -> dict[str, Stat]:
+    digests_by_name: dict[str, str | None] = {}
+    for run_id in store.run_ids():
+        outcome = store.outcome(run_id)
+        record = store.record(run_id) if outcome is not None and outcome.outputs else None
+        if outcome is not None and record is not None and record.circumstances["project"]["place"] == str(root):
+            digests_by_name |= {item.path: item.digest for item in outcome.outputs}
+    found = {}
+    for name, value in digests_by_name.items():
+        stat = stat_of(str(root / name))
+        if stat is not None and value is not None and digest.of_file(root / name) == value:
+            found[name] = stat
+    return found
+
+
+def remember_outputs(store: Store, root: Path, left: Iterable[tuple[str, Stat]]) -> None:
+    """Add what a run left to the known outputs of its project."""
+    with locks.exclusive(store.cache / "outputs.lock"):
+        known = known_outputs(store, root) | dict(left)
+        files.replace(_outputs_path(store, root), json.dumps(known).encode())
+
+
+def _outputs_path(store: Store, root: Path) -> Path:
+    return store.cache / f"outputs-{digest.of_bytes(os.fsencode(root))[7:23]}.json"

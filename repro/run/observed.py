@@ -1,0 +1,113 @@
+"""What the processes of a run observed, read back from their files and put in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Stat = tuple[int, int, int]
+
+
+@dataclass
+class Observed:
+    """The observations of all processes of one run."""
+
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    seeds: list[dict[str, Any]] = field(default_factory=list)
+    numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    software: dict[str, Any] = field(default_factory=dict)
+    reads: dict[str, Stat] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    writes: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    data: dict[str, str] = field(default_factory=dict)
+    live_modules: list[list[str]] = field(default_factory=list)
+    blind: list[str] = field(default_factory=list)
+    nondeterministic: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    horizon_read: bool = False
+
+    def overridden(self) -> dict[str, list[Any]]:
+        """Return the flags that the script changed after they were set: name, as set, as they were later."""
+        set_, later = self.numerics.get("import", {}), self.numerics.get("first step", self.numerics.get("exit", {}))
+        return {name: [value, later[name]] for name, value in set_.items() if name in later and later[name] != value}
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return {
+            "processes": self.processes,
+            "seeds": self.seeds,
+            "numerics": self.numerics,
+            "software": self.software,
+            "overridden": self.overridden(),
+            "reads": sorted(self.reads),
+            "writes": sorted(set(self.writes)),
+            "refused": self.refused,
+            "data": self.data,
+            "blind": self.blind,
+            "nondeterministic": self.nondeterministic,
+            "failures": self.failures,
+            "horizon_read": self.horizon_read,
+        }
+
+
+def lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield every whole JSON line of all files of a folder, oldest file first; torn lines are left out."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                found = json.loads(line) if line else None
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                yield found
+
+
+def read(folder: Path) -> Observed:
+    """Return what the processes of the run in ``folder`` observed."""
+    found = Observed()
+    accesses = []
+    for event in lines(folder / "observed"):
+        kind = event.pop("kind", "")
+        if kind in ("read", "write"):
+            accesses.append((event["t"], kind, event))
+        else:
+            _take(found, kind, event)
+    written: set[str] = set()
+    for _, kind, event in sorted(accesses, key=lambda item: item[0]):
+        path = event["path"]
+        if kind == "write":
+            written.add(path)
+        elif path not in written:
+            found.reads.setdefault(path, tuple(event["stat"]))
+            if event.get("kept"):
+                found.kept.setdefault(path, event["kept"])
+    found.writes = sorted(written)
+    return found
+
+
+def _take(found: Observed, kind: str, event: dict[str, Any]) -> None:
+    if kind == "process":
+        found.processes.append(event)
+    elif kind == "seed":
+        if event not in found.seeds:
+            found.seeds.append(event)
+    elif kind == "numerics":
+        found.numerics.setdefault(event["at"], event["state"])
+        found.software = found.software or event.get("software", {})
+    elif kind == "refused":
+        found.refused.append(event["path"])
+    elif kind == "data":
+        found.data[event["name"]] = event["digest"]
+    elif kind == "modules":
+        found.live_modules += event["live"]
+        found.blind = sorted({*found.blind, *event["blind"]})
+    elif kind == "nondeterministic":
+        found.nondeterministic.append(event)
+    elif kind == "trail-failure":
+        found.failures.append(event["error"])
+    elif kind == "horizon-read":
+        found.horizon_read = True

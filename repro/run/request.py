@@ -1,0 +1,168 @@
+"""What is to be run: a command or an experiment, resolved to one value that everything else works from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro.capture import interpreter, root
+from repro.errors import ConfigError, UsageError
+from repro.record import seeds
+from repro.record.values import MetricSpec, Profile, TrailSchedule
+from repro.run import config
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][\w./-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run to be made.
+
+    ``root`` is the user's project; ``place`` is where the run happens: the same, or a materialised folder.
+    ``cwd`` is relative to the root, None where the user stands outside it (then ``outside`` says where).
+    """
+
+    root: Path
+    place: Path
+    cwd: str | None
+    outside: Path | None
+    name: str
+    command: list[str] | None
+    entry: str | None
+    params: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, MetricSpec] = field(default_factory=dict)
+    patterns: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    seed_given: bool = False
+    profile: Profile = "warn"
+    threads: int | None = None
+    trail: TrailSchedule = TrailSchedule()
+
+    @property
+    def working_folder(self) -> Path:
+        """The folder in which the run's first process starts."""
+        if self.cwd is None:
+            return self.outside or self.place
+        return self.place / self.cwd
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """The run's budget: the parameter ``epochs``, where there is one."""
+        epochs = self.params.get("epochs")
+        return {"epochs": epochs} if isinstance(epochs, int) and not isinstance(epochs, bool) else {}
+
+
+def of_experiment(
+    path: Path, changes: Sequence[str], seed: int | None, profile: Profile | None, threads: int | None
+) -> Request:
+    """Return the request that an experiment file makes. Raises ConfigError, ProjectRootError."""
+    found = config.load(path, changes)
+    file = found.file
+    project = root.find(found.folder)
+    master = seed if seed is not None else file.seed or 0
+    cwd = found.folder.relative_to(project).as_posix()
+    return Request(
+        root=project,
+        place=project,
+        cwd=cwd,
+        outside=None,
+        name=file.name,
+        command=config.command_of(found, integer_seed(master)) if file.command else None,
+        entry=None if file.entry is None else os.path.normpath(f"{cwd}/{file.entry}"),
+        params=found.params,
+        metrics=file.metrics,
+        data=file.data,
+        seed=master,
+        seed_given=seed is not None or file.seed is not None,
+        profile=profile or file.determinism,
+        threads=threads if threads is not None else file.threads,
+    )
+
+
+def of_command(
+    command: Sequence[str], patterns: Sequence[str], seed: int | None, profile: Profile | None, threads: int | None
+) -> Request:
+    """Return the request that a command makes. Raises UsageError, ProjectRootError."""
+    here = Path.cwd()
+    script = interpreter.script_of(command[1:]) if interpreter.is_python(command[0]) else command[0]
+    known = script is not None and (here / script).is_file()
+    if interpreter.is_python(command[0]) and script is not None and not known and not (here / script).is_dir():
+        raise UsageError(f"there is no script {script} in {here}", hint=config.nearest(script, [p.name for p in here.glob("*.py")]))
+    project = root.find(here, here / script if known and script is not None else None)
+    inside = here.is_relative_to(project)
+    master = 0 if seed is None else seed
+    words = [word.replace("{seed}", str(integer_seed(master))) for word in command]
+    return Request(
+        root=project,
+        place=project,
+        cwd=here.relative_to(project).as_posix() if inside else None,
+        outside=None if inside else here,
+        name=Path(script).name if known and script is not None else Path(command[0]).name,
+        command=words,
+        entry=None,
+        patterns=dict(_pattern(text) for text in patterns),
+        seed=master,
+        seed_given=seed is not None,
+        profile=profile or "warn",
+        threads=threads,
+    )
+
+
+def integer_seed(master: int) -> int:
+    """Return what ``{seed}`` stands for: 32 bits drawn from the replicate's own stream."""
+    return seeds.integer(master, "command", 32)
+
+
+def parse_seed(text: str | None) -> int | None:
+    """Return the master seed that ``--seed`` names: a number, or 64 random bits for ``random``.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if text is None:
+        return None
+    if text == "random":
+        return int.from_bytes(os.urandom(8), "big")
+    if not text.isdigit():
+        raise UsageError(f"--seed {text}: a whole number from 0 on is expected, or `random`")
+    return int(text)
+
+
+def _pattern(text: str) -> tuple[str, str]:
+    """Return name and expression of one ``--metric``: the name is its named group, or the word it begins with."""
+    try:
+        compiled = re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"--metric {text!r}: not a regular expression: {error}", hint="--metric 'acc=([0-9.]+)'") from error
+    names = list(compiled.groupindex)
+    begin = _IDENTIFIER.search(text)
+    if compiled.groups != 1 or not (names or begin):
+        hint = "--metric 'acc=([0-9.]+)' makes the metric acc"
+        raise ConfigError(f"--metric {text!r}: one group for the value is expected, and a word before it", hint=hint)
+    return names[0] if names else begin[0], text  # type: ignore[index]
+
+
+def describe(request: Request) -> str:
+    """Return the run as a person would type it."""
+    return request.entry or shlex.join(request.command or [])
+
+
+def child_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that a run's processes get: the user's whole, with this environment's programs in front.
+
+    `repro` lives in the experiment's own environment. Where none is activated, `python` is the one beside `repro`.
+    """
+    env = dict(base)
+    if not env.get("VIRTUAL_ENV") and not env.get("CONDA_PREFIX") and sys.prefix != sys.base_prefix:
+        programs = os.path.join(sys.prefix, "bin")
+        parts = env.get("PATH", os.defpath).split(os.pathsep)
+        if programs not in parts:
+            env["PATH"] = os.pathsep.join([programs, *parts])
+    return env

@@ -1,0 +1,221 @@
+"""From the world to a record: everything that is captured before user code runs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repro import __version__
+from repro.base import clock
+from repro.capture import code as code_capture
+from repro.capture import data as data_capture
+from repro.capture import git, hardware, lock, packages, providers, variables
+from repro.capture.interpreter import Interpreter
+from repro.errors import UsageError
+from repro.record.values import Gap, Record, Recipe, SeedPlan, recipe_digest
+from repro.run.profiles import Settings
+from repro.run.request import Request
+from repro.store.store import Store
+
+
+class Captured(NamedTuple):
+    """What was captured for one run, and what only its own supervisor needs to know of it."""
+
+    record: Record
+    code: code_capture.Code
+    sources: dict[str, Path]
+    outputs: dict[str, code_capture.Stat]
+    environment: packages.Environment
+
+
+class Given(NamedTuple):
+    """Code that was captured earlier: what a replay runs instead of the project as it is now."""
+
+    tree: str
+    sources: dict[str, str]
+    command: list[str] | None
+    replay_of: str
+    project: dict[str, Any]
+
+
+def capture(
+    request: Request, store: Store, run_id: str, python: Interpreter | None, settings: Settings,
+    environment: Mapping[str, str], outputs: dict[str, code_capture.Stat], given: Given | None,
+) -> Captured:
+    """Capture everything and return the record, not yet sealed.
+
+    Raises:
+        CaptureError, ConfigError: when something of the recipe cannot be captured.
+    """
+    cache = data_capture.StatCache(store.cache / "files.json")
+    with ThreadPoolExecutor(2, thread_name_prefix="capture") as pool:
+        installed = pool.submit(_installed, python, store)
+        circumstances = pool.submit(providers.collect, _providers(request, installed.result))
+        code = _code(request, store, outputs, given)
+        data = data_capture.declared(request.data, request.working_folder, cache)
+        found = installed.result()
+        sources = _sources(found, request, store, code.gaps) if given is None else _given_sources(given)
+        trees = _source_trees(sources, store) if given is None else given.sources
+        facts = circumstances.result()
+    cache.save()
+    argv, redacted = _argv(request, environment)
+    recipe = Recipe(
+        code=code.tree,
+        sources=trees,
+        cwd=request.cwd,
+        command=argv if given is None else given.command,
+        entry=request.entry,
+        params=request.params,
+        interpreter="none" if python is None else python.version,
+        packages=found.packages(request.root, sources),
+        data=data,
+        seeds=SeedPlan(master=str(request.seed)),
+        profile=request.profile,
+        settings=settings.flags,
+        threads=settings.threads,
+        budget=request.budget,
+        horizon=request.budget,
+        trail=request.trail,
+        environment=variables.recipe(environment),
+    )
+    gaps = [*code.gaps, *found.gaps, *settings.gaps, *redacted, *_input_gap(), *_provider_gaps(facts), *_trail_gap(python)]
+    facts["project"] = _project(request, store, sources, code)
+    facts["launch"] = {
+        "pythonpath": environment.get("PYTHONPATH"),
+        "patterns": request.patterns,
+        "data": request.data,
+        "seed_given": request.seed_given,
+        "variables": variables.others(environment, store.key),
+        "python": None if python is None else {"executable": python.executable, "prefix": python.prefix},
+    }
+    record = Record(
+        run_id=run_id,
+        created=clock.now(),
+        name=request.name,
+        repro=__version__,
+        recipe=recipe,
+        recipe_digest=recipe_digest(recipe),
+        circumstances=facts,
+        gaps=gaps,
+        metrics=request.metrics,
+        replay_of=None if given is None else given.replay_of,
+    )
+    return Captured(record, code, sources, outputs, found)
+
+
+def _installed(python: Interpreter | None, store: Store) -> packages.Environment:
+    if python is None:
+        return packages.Environment([], [Gap(what="packages", reason="no Python was found on PATH")])
+    return packages.scan(python.path, store.cache / "packages.json")
+
+
+def _code(
+    request: Request, store: Store, outputs: dict[str, code_capture.Stat], given: Given | None
+) -> code_capture.Code:
+    if given is not None:
+        layout = code_capture.Layout(given.project["folders"], {}, complete=True)
+        stats = code_capture.stats(request.place, store.code.paths(given.tree))
+        return code_capture.Code(given.tree, layout, stats, [], given.project["left_out"])
+    base = request.working_folder
+    declared = [os.path.relpath(base / where, request.root) for where in request.data.values()]
+    return code_capture.capture(request.root, store.folder, store.code, outputs=outputs, data=declared)
+
+
+def _sources(found: packages.Environment, request: Request, store: Store, gaps: list[Gap]) -> dict[str, Path]:
+    """Return the editable installs whose source lies outside the project: each is captured as a further tree."""
+    sources = {}
+    for item in found.distributions:
+        if item.editable is None or item.name == packages.SELF or Path(item.editable).is_relative_to(request.root):
+            continue
+        if os.path.isdir(item.editable) and not store.folder.is_relative_to(item.editable):
+            sources[item.name] = Path(item.editable)
+        else:
+            gaps.append(Gap(what=f"package {item.name}", reason=f"its editable source {item.editable} cannot be captured"))
+    return sources
+
+
+def _given_sources(given: Given) -> dict[str, Path]:
+    return {name: Path(given.project["sources"][name]) for name in given.sources}
+
+
+def _source_trees(sources: Mapping[str, Path], store: Store) -> dict[str, str]:
+    captured = {name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()}
+    return {name: code.tree for name, code in captured.items()}
+
+
+def _argv(request: Request, environment: Mapping[str, str]) -> tuple[list[str] | None, list[Gap]]:
+    if request.command is None:
+        return None, []
+    argv, places = variables.redact_arguments(request.command, environment)
+    return argv, [Gap(what=f"argument {place}", reason="redacted: it looks like a secret") for place in places]
+
+
+def _input_gap() -> list[Gap]:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return []
+    if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+        return [Gap(what="standard input", reason="what a run reads there is not kept; a replay reads nothing")]
+    return []
+
+
+def _trail_gap(python: Interpreter | None) -> list[Gap]:
+    if python is None or python.hooked:
+        return []
+    reason = f"no trail: repro is not installed for {python.executable}"
+    return [Gap(what="trail", reason=reason)]
+
+
+def _provider_gaps(facts: Mapping[str, Mapping[str, Any]]) -> list[Gap]:
+    return [Gap(what=name, reason=str(fact["error"])) for name, fact in facts.items() if "error" in fact]
+
+
+def _providers(request: Request, installed: Callable[[], packages.Environment]) -> dict[str, Callable[[], Any]]:
+    return {
+        "host": hardware.host,
+        "processor": hardware.processor,
+        "memory": hardware.memory,
+        "gpus": hardware.gpus,
+        "git": lambda: git.describe(request.root),
+        "lock": lambda: lock.describe(request.root, installed().distributions),
+        "origins": lambda: _origins(installed()),
+    }
+
+
+def _origins(found: packages.Environment) -> dict[str, Any]:
+    """Return build tags and origins (PEP 610) of the distributions that have one."""
+    return {
+        item.name: {"version": item.version, "build": item.build, "origin": _clean(item.origin)}
+        for item in found.distributions
+        if item.origin is not None or item.build is not None
+    }
+
+
+def _clean(origin: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if origin is None else {**origin, "url": variables.redact_url(str(origin.get("url", "")))}
+
+
+def _project(request: Request, store: Store, sources: Mapping[str, Path], code: code_capture.Code) -> dict[str, Any]:
+    return {
+        "root": str(request.root),
+        "place": str(request.place),
+        "folder": str(request.working_folder),
+        "store": str(store.folder),
+        "sources": {name: str(path) for name, path in sources.items()},
+        "folders": code.layout.folders,
+        "left_out": code.left_out,
+        "user": os.environ.get("USER", ""),
+        "supervisor": sys.executable,
+    }
+
+
+def check_arguments(request: Request) -> None:
+    """Raise UsageError for a command without words."""
+    if request.entry is None and not request.command:
+        raise UsageError("nothing to run", hint="repro run experiment.yaml, or repro run -- python train.py")
