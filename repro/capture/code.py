@@ -50,7 +50,10 @@ def capture(
     repository.create()
     layout = walk(root, store)
     listing = _list(root, b"", [*layout.skipped, *_inside(store, root)], repository)
-    gaps = [Gap(what=name + "/", reason=f"{why}; never captured unless tracked") for name, why in layout.skipped.items()]
+    gaps = [
+        Gap(what=name + "/", reason=f"{layout.skipped[name]}; never captured unless tracked")
+        for name in _not_ignored(root, list(layout.skipped), repository)
+    ]
     candidates = stats(root, listing.untracked - listing.tracked)
     candidates = {path: stat for path, stat in candidates.items() if outputs.get(path) != stat}
     candidates = _without(candidates, list(data))
@@ -86,18 +89,35 @@ def _list(root: Path, prefix: bytes, skipped: list[str], repository: CodeReposit
 
 
 def _ls_files(root: Path, skipped: list[str], repository: CodeRepository) -> bytes:
+    excludes = [f"--exclude=/{_escape(name)}/" for name in skipped]
+    return _git(root, repository, "ls-files", "-z", "-t", "-c", "-o", "--exclude-standard", *excludes)
+
+
+def _not_ignored(root: Path, folders: list[str], repository: CodeRepository) -> list[str]:
+    """Return those of the folders that the user's own ignore rules do not name."""
+    if not folders:
+        return []
+    listing = b"".join(os.fsencode(name) + b"/\0" for name in folders)
+    ignored = _git(root, repository, "check-ignore", "-z", "--stdin", "--no-index", stdin=listing, codes=(0, 1)).split(b"\0")
+    return [name for name in folders if os.fsencode(name) + b"/" not in ignored]
+
+
+def _git(
+    root: Path, repository: CodeRepository, *arguments: str, stdin: bytes | None = None, codes: tuple[int, ...] = (0,)
+) -> bytes:
+    """Ask the user's own git, which knows the user's rules, without letting it write anything."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     if not (root / ".git").exists():
         env |= {"GIT_DIR": str(repository.folder), "GIT_WORK_TREE": str(root), "GIT_INDEX_FILE": str(root / ".git-no-index")}
-    excludes = [f"--exclude=/{_escape(name)}/" for name in skipped]
     settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
-    command = ["git", *settings, "ls-files", "-z", "-t", "-c", "-o", "--exclude-standard", *excludes]
     try:
-        return process.output(command, cwd=root, env=env)
+        return process.output(["git", *settings, *arguments], cwd=root, env=env, stdin=stdin)
     except FileNotFoundError as error:
         raise CaptureError("git is not installed", hint="install git: repro keeps the code as git trees") from error
     except subprocess.CalledProcessError as error:
+        if error.returncode in codes:
+            return bytes(error.stdout)
         words = error.stderr.decode(errors="replace").strip()
         raise CaptureError(f"git cannot list the files of {root}: {words}") from error
 

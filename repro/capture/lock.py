@@ -21,7 +21,7 @@ def describe(root: Path, installed: list[Distribution]) -> dict[str, Any]:
     versions = {item.name: item.version for item in installed}
     found = [_compare(path, root, versions) for path in _candidates(root)]
     found = [item for item in found if item is not None]
-    return min(found, key=lambda item: item["differ"], default={"lock": None})
+    return min(found, key=lambda item: (not item["hashes"], item["differ"]), default={"lock": None})
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -37,6 +37,7 @@ def _compare(path: Path, root: Path, versions: dict[str, str]) -> dict[str, Any]
     return {
         "lock": path.relative_to(root).as_posix(),
         "digest": digest.of_file(path),
+        "hashes": path.suffix != ".txt" or "--hash=" in path.read_text(encoding="utf-8", errors="replace"),
         "matches": not differ,
         "differ": len(differ),
         "differences": differ[:_MOST],

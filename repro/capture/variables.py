@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 _ALLOWED = frozenset(
     "PYTHONHASHSEED PYTHONOPTIMIZE PYTHONUTF8 PYTHONSAFEPATH LANG LC_ALL LC_NUMERIC LC_COLLATE LC_CTYPE TZ"
     " CUBLAS_WORKSPACE_CONFIG CUDA_VISIBLE_DEVICES CUDA_LAUNCH_BLOCKING CUDA_DEVICE_ORDER CUDA_MODULE_LOADING"
-    " ATEN_CPU_CAPABILITY HF_HUB_OFFLINE TRANSFORMERS_OFFLINE TOKENIZERS_PARALLELISM NVIDIA_TF32_OVERRIDE"
+    " ATEN_CPU_CAPABILITY TOKENIZERS_PARALLELISM NVIDIA_TF32_OVERRIDE"
     " HIP_VISIBLE_DEVICES LD_PRELOAD WORLD_SIZE GOTO_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS".split()
 )
 _PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "ONEDNN_", "DNNL_", "TORCH_", "PYTORCH_", "NCCL_", "CUDNN_")
@@ -24,8 +24,10 @@ _TOKEN = re.compile(
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
 REDACTED = "[redacted]"
+#: Set in a replay and in the trials of a study unless the user has set them.
+OFFLINE = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
 #: Variables of one shell or one launch, which differ each time and say nothing.
-_NOISE = frozenset("_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY REPRO_STORE".split())
+_NOISE = frozenset("_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split())
 
 
 def recipe(environment: Mapping[str, str]) -> dict[str, str]:
@@ -37,7 +39,7 @@ def recipe(environment: Mapping[str, str]) -> dict[str, str]:
 def others(environment: Mapping[str, str], key: bytes) -> dict[str, str]:
     """Return a keyed hash of each variable off the list: enough to say that one changed, not what it was."""
     listed = recipe(environment)
-    names = (name for name in sorted(environment) if name not in listed and name not in _NOISE)
+    names = (name for name in sorted(environment) if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith("REPRO_"))
     return {name: keyed(environment[name], key) for name in names}
 
 

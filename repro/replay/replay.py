@@ -156,8 +156,8 @@ def _environment(record: Record) -> dict[str, str]:
     for name in variables.recipe(now):
         del now[name]
     now |= record.recipe.environment
-    now.setdefault("WANDB_MODE", "offline")
-    now.setdefault("HF_HUB_OFFLINE", "1")
+    for name, value in variables.OFFLINE.items():
+        now.setdefault(name, value)
     path = record.circumstances["launch"]["pythonpath"]
     if path is not None:
         now["PYTHONPATH"] = path

@@ -28,14 +28,19 @@ class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         if name not in _waiting:
             return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                _watch(spec)
-                return spec
-        return None
+        spec = find_after(self, name, path, target)
+        if spec is not None:
+            _watch(spec)
+        return spec
+
+
+def find_after(finder: Any, name: str, path: Sequence[str] | None, target: Any) -> ModuleSpec | None:
+    """Return what the finders behind ``finder`` find: those before it have been asked already."""
+    for other in sys.meta_path[sys.meta_path.index(finder) + 1 :]:
+        spec = other.find_spec(name, path, target) if hasattr(other, "find_spec") else None
+        if spec is not None:
+            return spec
+    return None
 
 
 def _watch(spec: ModuleSpec) -> None:

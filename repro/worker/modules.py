@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from repro.worker.job import Job
 from repro.worker.watch import BLIND
+
+#: This package, which watches the replay and is no part of it.
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/"
 
 
 def origins(job: Job) -> dict[str, Any]:
@@ -20,6 +24,8 @@ def origins(job: Job) -> dict[str, Any]:
         places = tuple(pair[0] + "/" for pair in job.live)
         for name, module in sorted(sys.modules.items()):
             path = getattr(module, "__file__", None) or ""
-            if path.startswith(places) and not path.startswith(own) and "/site-packages/" not in path:
+            if path.startswith(_HERE) or "/site-packages/" in path:
+                continue
+            if path.startswith(places) and not path.startswith(own):
                 live.append([name, path])
     return {"live": live, "blind": [name for name in BLIND if name in sys.modules]}

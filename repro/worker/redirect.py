@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from repro.worker.imports import find_after
 from repro.worker.job import Job
 
 
@@ -41,13 +42,10 @@ class _Redirect:
         return path
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                return self._move(spec)
-        return None
+        if name.partition(".")[0] == "repro":  # this very package watches the replay: it stays as it is
+            return None
+        spec = find_after(self, name, path, target)
+        return None if spec is None else self._move(spec)
 
     def _move(self, spec: ModuleSpec) -> ModuleSpec:
         folders = None if spec.submodule_search_locations is None else [self.moved(p) for p in spec.submodule_search_locations]
