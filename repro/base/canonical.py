@@ -1,7 +1,7 @@
 """Canonical JSON (RFC 8785) that keeps what plain JSON loses.
 
 RFC 8785 writes ``1.0`` as ``1`` and has no NaN and no integer beyond 2**53. A learning rate of ``1`` and one of
-``1.0`` are different Python values, so such scalars are tagged: ``{"$float": "1.0"}``, ``{"$int": "9007199254740993"}``.
+``1.0`` are different Python values, so such scalars are tagged: ``{"$float": "1.0"}``, ``{"$int": "9007199254740993"}``
 Everything that `dumps` writes, `loads` reads back as it was; tuples become lists.
 """
 

@@ -98,7 +98,9 @@ def _not_ignored(root: Path, folders: list[str], repository: CodeRepository) -> 
     if not folders:
         return []
     listing = b"".join(os.fsencode(name) + b"/\0" for name in folders)
-    ignored = _git(root, repository, "check-ignore", "-z", "--stdin", "--no-index", stdin=listing, codes=(0, 1)).split(b"\0")
+    ignored = _git(root, repository, "check-ignore", "-z", "--stdin", "--no-index", stdin=listing, codes=(0, 1)).split(
+        b"\0"
+    )
     return [name for name in folders if os.fsencode(name) + b"/" not in ignored]
 
 
@@ -109,7 +111,11 @@ def _git(
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     if not (root / ".git").exists():
-        env |= {"GIT_DIR": str(repository.folder), "GIT_WORK_TREE": str(root), "GIT_INDEX_FILE": str(root / ".git-no-index")}
+        env |= {
+            "GIT_DIR": str(repository.folder),
+            "GIT_WORK_TREE": str(root),
+            "GIT_INDEX_FILE": str(root / ".git-no-index"),
+        }
     settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
     try:
         return process.output(["git", *settings, *arguments], cwd=root, env=env, stdin=stdin)

@@ -80,7 +80,9 @@ def _item(name: str, where: str, base: Path, cache: StatCache) -> str:
     try:
         found = expand(where, base)
         if not found:
-            raise ConfigError(f"data.{name}: nothing is at {where} (from {base})", hint="a file, a folder or a glob is expected")
+            raise ConfigError(
+                f"data.{name}: nothing is at {where} (from {base})", hint="a file, a folder or a glob is expected"
+            )
         if len(found) == 1 and not (base / where).is_dir():
             return cache.digest(str(found[0]))
         pairs = [[os.path.relpath(path, base), cache.digest(str(path))] for path in found]

@@ -45,5 +45,14 @@ def _remotes(root: Path) -> dict[str, str]:
 def _git(root: Path, *arguments: str) -> bytes:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "color.ui=false", "-c", "status.relativePaths=false")
+    settings = (
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "color.ui=false",
+        "-c",
+        "status.relativePaths=false",
+    )
     return process.output(["git", *settings, *arguments], cwd=root, env=env, timeout=_TIMEOUT)

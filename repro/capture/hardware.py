@@ -86,7 +86,9 @@ def gpus() -> dict[str, Any]:
     Raises:
         Exception: whatever NVML raises where a driver is there and does not answer.
     """
-    if not (os.path.exists("/proc/driver/nvidia/version") or glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg")):
+    if not (
+        os.path.exists("/proc/driver/nvidia/version") or glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg")
+    ):
         return {}
     import pynvml
 

@@ -60,7 +60,9 @@ def locate(program: str, path: str | None, cwd: Path) -> str:
     """
     found = shutil.which(program, path=path) if os.sep not in program else shutil.which(str(cwd / program))
     if found is None:
-        hint = "is it spelled right, and on PATH?" if os.sep not in program else "is it there, and executable (chmod +x)?"
+        hint = (
+            "is it spelled right, and on PATH?" if os.sep not in program else "is it there, and executable (chmod +x)?"
+        )
         raise UsageError(f"cannot find the program {program!r}", hint=hint)
     return found
 
@@ -84,7 +86,10 @@ def of_program(program: str, environment: Mapping[str, str]) -> Interpreter:
 def _same(program: str) -> bool:
     """Say whether a program is the interpreter of this process, in the same environment."""
     here = Path(program)
-    return here.parent.resolve() == Path(sys.executable).parent.resolve() and here.resolve() == Path(sys.executable).resolve()
+    return (
+        here.parent.resolve() == Path(sys.executable).parent.resolve()
+        and here.resolve() == Path(sys.executable).resolve()
+    )
 
 
 def default_program(environment: Mapping[str, str]) -> str | None:

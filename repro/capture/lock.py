@@ -19,8 +19,8 @@ _MOST = 20
 def describe(root: Path, installed: list[Distribution]) -> dict[str, Any]:
     """Return the lock of ``root`` that fits best, and how the installed distributions differ from it."""
     versions = {item.name: item.version for item in installed}
-    found = [_compare(path, root, versions) for path in _candidates(root)]
-    found = [item for item in found if item is not None]
+    compared = (_compare(path, root, versions) for path in _candidates(root))
+    found = [item for item in compared if item is not None]
     return min(found, key=lambda item: (not item["hashes"], item["differ"]), default={"lock": None})
 
 
@@ -33,7 +33,11 @@ def _compare(path: Path, root: Path, versions: dict[str, str]) -> dict[str, Any]
     pins = _pins(path)
     if not pins:
         return None
-    differ = [f"{name}: locked {want}, here {versions.get(name, 'none')}" for name, want in sorted(pins.items()) if versions.get(name) != want]
+    differ = [
+        f"{name}: locked {want}, here {versions.get(name, 'none')}"
+        for name, want in sorted(pins.items())
+        if versions.get(name) != want
+    ]
     return {
         "lock": path.relative_to(root).as_posix(),
         "digest": digest.of_file(path),

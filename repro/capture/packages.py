@@ -1,4 +1,4 @@
-"""Installed distributions: name, version, a digest of their files as RECORD lists them, origin; and the lock in force."""
+"""Installed distributions: name, version, a digest of their files as RECORD lists them, and where they came from."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Environment(NamedTuple):
             if item.editable is not None:
                 place = Path(item.editable)
                 inside = place.is_relative_to(root)
-                digest = f"editable:{place.relative_to(root).as_posix()}" if inside else named.get(item.editable, digest)
+                digest = (
+                    f"editable:{place.relative_to(root).as_posix()}" if inside else named.get(item.editable, digest)
+                )
             found.append(Package(name=item.name, version=item.version, digest=digest))
         return [package for package in found if package.name != SELF]
 

@@ -1,4 +1,4 @@
-"""The project root: git's top level, else the nearest folder with ``.repro`` or ``pyproject.toml``, else the script's."""
+"""The project root: git's top level, else the nearest folder with a store or ``pyproject.toml``, else the script's."""
 
 from __future__ import annotations
 

@@ -15,9 +15,24 @@ _ALLOWED = frozenset(
     " ATEN_CPU_CAPABILITY TOKENIZERS_PARALLELISM NVIDIA_TF32_OVERRIDE"
     " HIP_VISIBLE_DEVICES LD_PRELOAD WORLD_SIZE GOTO_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS".split()
 )
-_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "ONEDNN_", "DNNL_", "TORCH_", "PYTORCH_", "NCCL_", "CUDNN_")
+_PREFIXES = (
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "BLIS_",
+    "ONEDNN_",
+    "DNNL_",
+    "TORCH_",
+    "PYTORCH_",
+    "NCCL_",
+    "CUDNN_",
+)
 #: Never kept in clear, whatever they begin with.
-_SECRET_NAME = re.compile(r"(token|secret|passw|passphrase|credential|api_?key|access_?key|private_?key|auth)", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(token|secret|passw|passphrase|credential|api_?key|access_?key|private_?key|auth)", re.IGNORECASE
+)
 _PLACES = ("TORCH_HOME", "PYTORCH_KERNEL_CACHE_PATH", "TORCH_EXTENSIONS_DIR")
 _TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
@@ -27,7 +42,9 @@ REDACTED = "[redacted]"
 #: Set in a replay and in the trials of a study unless the user has set them.
 OFFLINE = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
 #: Variables of one shell or one launch, which differ each time and say nothing.
-_NOISE = frozenset("_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split())
+_NOISE = frozenset(
+    "_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split()
+)
 
 
 def recipe(environment: Mapping[str, str]) -> dict[str, str]:
@@ -39,7 +56,11 @@ def recipe(environment: Mapping[str, str]) -> dict[str, str]:
 def others(environment: Mapping[str, str], key: bytes) -> dict[str, str]:
     """Return a keyed hash of each variable off the list: enough to say that one changed, not what it was."""
     listed = recipe(environment)
-    names = (name for name in sorted(environment) if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith("REPRO_"))
+    names = (
+        name
+        for name in sorted(environment)
+        if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith("REPRO_")
+    )
     return {name: keyed(environment[name], key) for name in names}
 
 
@@ -74,8 +95,8 @@ def redact_url(text: str) -> str:
 def redact_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], list[int]]:
     """Return the arguments without secrets, and the places of those that were redacted.
 
-    A secret is what a secret option is given (``--api-key X``, ``--token=X``), what looks like a token, the password of a URL,
-    and any text that is the value of a secret variable.
+    A secret is what a secret option is given (``--api-key X``, ``--token=X``), what looks like a token, the password
+    of a URL, and any text that is the value of a secret variable.
     """
     values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= 8}  # noqa: PLR2004
     found = [_redact(text, arguments[index - 1] if index else "", values) for index, text in enumerate(arguments)]
@@ -91,6 +112,8 @@ def _redact(text: str, before: str, values: set[str]) -> str:
     for secret in values:
         text = text.replace(secret, REDACTED)
     if "://" in text:
-        head, sep, tail = text.rpartition("=") if text.startswith("-") and "=" in text.split("://")[0] else ("", "", text)
+        head, sep, tail = (
+            text.rpartition("=") if text.startswith("-") and "=" in text.split("://")[0] else ("", "", text)
+        )
         text = head + sep + redact_url(tail)
     return _TOKEN.sub(REDACTED, text)

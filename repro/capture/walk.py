@@ -19,7 +19,7 @@ _MOST_FOLDERS = 5_000
 
 
 class Layout(NamedTuple):
-    """Folders relative to the root: all that were walked, those passed over with the reason, and nested repositories."""
+    """Folders relative to the root: all that were walked, those passed over with the reason, and if that is all."""
 
     folders: list[str]
     skipped: dict[str, str]

@@ -17,7 +17,9 @@ from repro.capture import root
 from repro.errors import UsageError
 from repro.store.store import Store
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else."
+)
 VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
 STATE_STYLE = {"COMPLETED": "green", "FAILED": "red", "LOST": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
 
@@ -75,23 +77,24 @@ def short(text: str | None, length: int = 12) -> str:
     return "none" if text is None else text.partition(":")[2][:length]
 
 
-def table(head: list[str], rows: list[list[str]], *, style: Callable[[int, str], str | None] = lambda _c, _t: None) -> None:
-    """Print a table on standard output; ``style`` gives the colour of a cell."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    click.secho("  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip(), bold=True)
+def table(
+    head: list[str], rows: list[list[str]], *, style: Callable[[int, str], str | None] = lambda _c, _t: None
+) -> None:
+    """Print a table on standard output; ``style`` gives the colour of a cell. No cell is cut where nobody looks."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        found.add_column(name, no_wrap=True)
     for row in rows:
-        cells = [click.style(text.ljust(width), fg=style(column, text)) for column, (text, width) in enumerate(zip(row, widths, strict=True))]
-        click.echo("  ".join(cells).rstrip())
+        found.add_row(*(Text(text, style=style(column, text) or "") for column, text in enumerate(row)))
+    console.print(found)
 
 
 def needs_runs(store: Store) -> None:
     """Raise UsageError when a store that does not exist is asked for runs."""
     if not store.folder.exists():
         raise UsageError(f"there is no store in {store.folder}", hint="repro run -- python train.py makes one")
-
-
-def width() -> int:
-    """Return the width of the terminal."""
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200

@@ -32,7 +32,16 @@ def command(a: str, b: str, patch: bool, as_json: bool) -> int:
     metrics = _metrics(store, ids)
     if as_json:
         files = [{"status": change.status, "path": change.path} for change in changes]
-        common.emit({"a": ids[0], "b": ids[1], "differences": found, "code": files, "first_difference": first, "metrics": metrics})
+        common.emit(
+            {
+                "a": ids[0],
+                "b": ids[1],
+                "differences": found,
+                "code": files,
+                "first_difference": first,
+                "metrics": metrics,
+            }
+        )
         return 0
     _print(found, changes, first, metrics)
     if patch and changes:
@@ -64,7 +73,12 @@ def _metrics(store: Store, ids: list[str]) -> dict[str, list[Any]]:
     return {name: [a.get(name), b.get(name)] for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
 
 
-def _print(found: list[differences.Difference], changes: list[Any], first: compare.FirstDifference | None, metrics: dict[str, list[Any]]) -> None:
+def _print(
+    found: list[differences.Difference],
+    changes: list[Any],
+    first: compare.FirstDifference | None,
+    metrics: dict[str, list[Any]],
+) -> None:
     if not (found or changes or first or metrics):
         click.echo("no difference")
         return

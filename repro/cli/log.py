@@ -23,20 +23,34 @@ def command(run: str, as_csv: bool, as_json: bool) -> int:
     folder = store.run_folder(names.resolve(store, run))
     found = metrics.series(folder)
     if as_json:
-        points = {name: [{"step": point.step, "value": point.value, "time": point.time} for point in values] for name, values in found.items()}
+        points = {
+            name: [{"step": point.step, "value": point.value, "time": point.time} for point in values]
+            for name, values in found.items()
+        }
         common.emit({"run_id": folder.name, "metrics": points})
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["metric", "step", "value", "time"])
-        writer.writerows([p.name, "" if p.step is None else p.step, repr(p.value), f"{p.time:.6f}"] for p in metrics.read(folder))
+        writer.writerows(
+            [p.name, "" if p.step is None else p.step, repr(p.value), f"{p.time:.6f}"] for p in metrics.read(folder)
+        )
     elif not found:
         common.say(f"{folder.name} has no metrics")
-        common.say("hint: repro.current().log(loss=...), TensorBoard's add_scalar, or repro run --metric 'acc=([0-9.]+)'")
+        common.say(
+            "hint: repro.current().log(loss=...), TensorBoard's add_scalar, or repro run --metric 'acc=([0-9.]+)'"
+        )
     else:
-        common.table(["metric", "points", "first", "lowest", "highest", "last"], [_row(name, values) for name, values in sorted(found.items())])
+        common.table(
+            ["metric", "points", "first", "lowest", "highest", "last"],
+            [_row(name, values) for name, values in sorted(found.items())],
+        )
     return 0
 
 
 def _row(name: str, points: list[metrics.Point]) -> list[str]:
     values = [point.value for point in points]
-    return [name, str(len(values)), *(common.number(value) for value in (values[0], min(values), max(values), values[-1]))]
+    return [
+        name,
+        str(len(values)),
+        *(common.number(value) for value in (values[0], min(values), max(values), values[-1])),
+    ]

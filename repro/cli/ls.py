@@ -40,7 +40,14 @@ def _row(run: dict[str, Any]) -> list[str]:
         state = f"{run['verdict'] or state} (replay)"
     params = " ".join(f"{name}={common.number(value)}" for name, value in run["params"].items())
     metrics = " ".join(f"{name}={common.number(value)}" for name, value in sorted(run["metrics"].items()))
-    return [run["run_id"], state, run["name"], _cut(params, 40), _cut(metrics, 48), run["started"][:19].replace("T", " ")]
+    return [
+        run["run_id"],
+        state,
+        run["name"],
+        _cut(params, 40),
+        _cut(metrics, 48),
+        run["started"][:19].replace("T", " "),
+    ]
 
 
 def _cut(text: str, length: int) -> str:
@@ -48,5 +55,5 @@ def _cut(text: str, length: int) -> str:
 
 
 def _style(column: int, text: str) -> str | None:
-    word = text.split()[0] if text else ""
+    word = text.split(maxsplit=1)[0] if text else ""
     return {**common.STATE_STYLE, **common.VERDICT_STYLE}.get(word) if column == 1 else None

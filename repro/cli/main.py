@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Any
 
 import click
 
@@ -45,7 +44,9 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
         formatter.write("\n")
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -53,7 +54,7 @@ class _Commands(click.Group):
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if close:
-                error.message += f" Did you mean {close[0]!r}?"
+                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
             raise
 
 
@@ -77,35 +78,29 @@ def _guarded(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except ReproError as error:
+        return _say(str(error), error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted", None)
-        return 130
-    except BrokenPipeError:
+        return _say("interrupted", None, 130)
+    except Exception as error:  # noqa: BLE001  (the one place where everything ends)
+        return _other(error)
+
+
+def _other(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: the flush at exit must not complain
         return 141
-    except ReproError as error:
-        _say(str(error), error.hint)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _DISK:
-            return _bug()
-        _say(f"{error.filename or 'the disk'}: {error.strerror}", "free some space, or make the store writable")
-        return 5
-    except Exception:  # noqa: BLE001  (the one place where everything ends)
-        return _bug()
+    if isinstance(error, OSError) and error.errno in _DISK:
+        hint = "free some space, or make the store writable"
+        return _say(f"{error.filename or 'the disk'}: {error.strerror}", hint, 5)
+    traceback.print_exception(error)
+    return _say("this is a fault of repro itself", "please report it with the lines above", 1)
 
 
-def _bug() -> int:
-    traceback.print_exc()
-    _say("this is a fault of repro itself", "please report it with the lines above")
-    return 1
-
-
-def _say(message: str, hint: str | None) -> None:
+def _say(message: str, hint: str | None, code: int) -> int:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(message, err=True)
     if hint:
         click.secho("hint: ", fg="cyan", nl=False, err=True)
         click.echo(hint, err=True)
-
-
+    return code

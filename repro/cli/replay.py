@@ -30,7 +30,9 @@ def command(run: str, keep: bool, allow_outside_writes: bool, as_json: bool) -> 
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
     common.say(f"repro: replaying {run_id}", dim=True)
-    found = replay.replay(store, run_id, to_stderr=as_json, keep=keep, allow_outside=allow_outside_writes, say=common.say)
+    found = replay.replay(
+        store, run_id, to_stderr=as_json, keep=keep, allow_outside=allow_outside_writes, say=common.say
+    )
     if as_json:
         common.emit(_document(found))
     else:
@@ -65,7 +67,9 @@ def _print(found: replay.Replayed) -> None:
         click.echo(f"  {found.run_id} replays {found.replay_of}")
     compared = found.comparison
     if compared is not None:
-        click.echo(f"  compared: {compared.frames:,} steps, {compared.points:,} metric points, {compared.artifacts} artifacts")
+        click.echo(
+            f"  compared: {compared.frames:,} steps, {compared.points:,} metric points, {compared.artifacts} artifacts"
+        )
         first = compared.first_difference
         if first is not None:
             click.echo(f"  first difference: {_place(first)}")
@@ -86,7 +90,11 @@ def _print(found: replay.Replayed) -> None:
 
 def _place(first: Any) -> str:
     tensor = f", tensor {first.tensor}" if first.tensor else ""
-    back = "" if first.since is None or first.since >= first.step - 1 else f" (equal at step {first.since}; not looked at between)"
+    back = (
+        ""
+        if first.since is None or first.since >= first.step - 1
+        else f" (equal at step {first.since}; not looked at between)"
+    )
     process = "" if first.process == "rank 0" else f", {first.process}"
     return f"step {first.step}, {first.column}{tensor}{process}{back}"
 

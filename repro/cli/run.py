@@ -20,13 +20,24 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 @click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | -- COMMAND...", type=click.UNPROCESSED)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter of the experiment.")
 @click.option("--seed", metavar="N|random", help="The master seed (0 unless given).")
-@click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="strict for an experiment, warn for a command.")
+@click.option(
+    "--determinism",
+    type=click.Choice(["strict", "portable", "warn", "off"]),
+    help="strict for an experiment, warn for a command.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each process.")
-@click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'.")
+@click.option(
+    "--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'."
+)
 @common.json_option
 def command(
-    words: tuple[str, ...], changes: tuple[str, ...], seed: str | None, determinism: Profile | None, threads: int | None,
-    patterns: tuple[str, ...], as_json: bool,
+    words: tuple[str, ...],
+    changes: tuple[str, ...],
+    seed: str | None,
+    determinism: Profile | None,
+    threads: int | None,
+    patterns: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Run an experiment file, or any command after ``--``, and keep a record of it.
 
@@ -43,16 +54,21 @@ def command(
 
 
 def _request(
-    words: tuple[str, ...], changes: tuple[str, ...], seed: int | None, profile: Profile | None, threads: int | None,
+    words: tuple[str, ...],
+    changes: tuple[str, ...],
+    seed: int | None,
+    profile: Profile | None,
+    threads: int | None,
     patterns: tuple[str, ...],
 ) -> request.Request:
     if not words:
         raise UsageError("nothing to run", hint="repro run experiment.yaml, or repro run -- python train.py")
     if words[0].endswith((".yaml", ".yml")):
         if len(words) > 1:
-            raise UsageError(f"an experiment takes no further words: {' '.join(words[1:])}", hint="--set NAME=VALUE changes a parameter")
-        if patterns and False:
-            pass
+            raise UsageError(
+                f"an experiment takes no further words: {' '.join(words[1:])}",
+                hint="--set NAME=VALUE changes a parameter",
+            )
         return request.of_experiment(Path(words[0]), changes, seed, profile, threads)
     if changes:
         raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")

@@ -136,7 +136,10 @@ def launch(
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
     outs = (sys.stderr if to_stderr else sys.stdout, sys.stderr)
-    channels = [_Channel(out.fileno(), folder / f"{name}.log", listener) for name, out in zip(("stdout", "stderr"), outs, strict=True)]
+    channels = [
+        _Channel(out.fileno(), folder / f"{name}.log", listener)
+        for name, out in zip(("stdout", "stderr"), outs, strict=True)
+    ]
     try:
         process = subprocess.Popen(
             command,

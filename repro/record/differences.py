@@ -10,7 +10,17 @@ import msgspec
 from repro.record.values import Outcome, Package, Record
 
 Kind = Literal[
-    "code", "data", "package", "parameter", "seed", "settings", "threads", "environment", "hardware", "command", "metric"
+    "code",
+    "data",
+    "package",
+    "parameter",
+    "seed",
+    "settings",
+    "threads",
+    "environment",
+    "hardware",
+    "command",
+    "metric",
 ]
 Prior = Literal["certain", "probable", "unlikely"]
 _ORDER: Mapping[str, int] = {"certain": 0, "probable": 1, "unlikely": 2}
@@ -91,7 +101,9 @@ def _field(kind: Kind, path: str, before: Any, after: Any, prior: Prior) -> Iter
         yield Difference(kind=kind, path=path, before=before, after=after, prior=prior)
 
 
-def _mapping(kind: Kind, path: str, before: Mapping[str, Any], after: Mapping[str, Any], prior: Prior) -> Iterator[Difference]:
+def _mapping(
+    kind: Kind, path: str, before: Mapping[str, Any], after: Mapping[str, Any], prior: Prior
+) -> Iterator[Difference]:
     for name in sorted({*before, *after}):
         yield from _field(kind, f"{path}.{name}", before.get(name), after.get(name), prior)
 

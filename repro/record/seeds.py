@@ -2,8 +2,8 @@
 
 The entropy of `numpy.random.SeedSequence` is the master seed alone. Purpose, stream name, replicate index and rank
 go into the spawn key at fixed width: as entropy they collide (``SeedSequence([7 + 3 * 2**32, 0])`` equals
-``SeedSequence([7, 3])``). The key's words are uint32: purpose, the 8 words of the name's SHA-256, the replicate (2 words),
-the rank (2 words), then the indices of a counter-based stream (2 words each). See docs/adr/0004-seeds.md.
+``SeedSequence([7, 3])``). The key's words are uint32: purpose, the 8 words of the name's SHA-256, the replicate (2
+words), the rank (2 words), then the indices of a counter-based stream (2 words each). See docs/adr/0004-seeds.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ PURPOSES = {"train": 0, "suggest": 1}
 WITHOUT_RANK = frozenset({"order", "init"})
 
 
-def spawn_key(name: str, *, purpose: str = "train", replicate: int = 0, rank: int = 0, at: tuple[int, ...] = ()) -> tuple[int, ...]:
+def spawn_key(
+    name: str, *, purpose: str = "train", replicate: int = 0, rank: int = 0, at: tuple[int, ...] = ()
+) -> tuple[int, ...]:
     """Return the spawn key of a stream, a tuple of uint32 words.
 
     Raises:
@@ -37,7 +39,9 @@ def spawn_key(name: str, *, purpose: str = "train", replicate: int = 0, rank: in
     return (PURPOSES[purpose], *words)
 
 
-def sequence(master: int, name: str, *, purpose: str = "train", replicate: int = 0, rank: int = 0, at: tuple[int, ...] = ()) -> np.random.SeedSequence:
+def sequence(
+    master: int, name: str, *, purpose: str = "train", replicate: int = 0, rank: int = 0, at: tuple[int, ...] = ()
+) -> np.random.SeedSequence:
     """Return the SeedSequence of a stream. Source: numpy.random.SeedSequence, ``spawn_key``."""
     import numpy as np
 
@@ -48,7 +52,7 @@ def sequence(master: int, name: str, *, purpose: str = "train", replicate: int =
 def integer(master: int, name: str, bits: int = 32, *, replicate: int = 0, rank: int = 0) -> int:
     """Return one integer of ``bits`` bits (32 or 64) drawn from a stream, without numpy.
 
-    SHA-256 of the master seed and the spawn key: `numpy` need not be imported for it, which keeps a script's start light.
+    SHA-256 of the master seed and the spawn key: numpy need not be imported for it, so a script starts lightly.
     """
     words = spawn_key(name, replicate=replicate, rank=rank)
     data = f"repro:seed/1\n{master}\n".encode() + struct.pack(f">{len(words)}I", *words)

@@ -74,7 +74,7 @@ def stride(tensors: int, size: int, *, budget_us: int) -> int:
 
 
 def is_full(step: int, every: int, schedule: TrailSchedule) -> bool:
-    """Say whether ``step`` has a full frame: the first ones, then every ``every``-th, and ten times rarer each decade."""
+    """Say if ``step`` has a full frame: the first ones, then every ``every``-th, and ten times rarer each decade."""
     if step < schedule.first:
         return True
     limit = schedule.thin_after

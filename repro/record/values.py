@@ -23,7 +23,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all values."""
 
 
-class Package(Frozen, kw_only=True):
+class Package(Frozen, frozen=True, kw_only=True):
     """One installed distribution: PEP 503 name, version, and the digest of its files as RECORD lists them."""
 
     name: str
@@ -31,14 +31,14 @@ class Package(Frozen, kw_only=True):
     digest: str
 
 
-class SeedPlan(Frozen, kw_only=True):
+class SeedPlan(Frozen, frozen=True, kw_only=True):
     """One master seed (as text: it may exceed 2**53) and the replicate index of every stream that is not 0."""
 
     master: str
     replicates: dict[str, int] = {}
 
 
-class TrailSchedule(Frozen, kw_only=True):
+class TrailSchedule(Frozen, frozen=True, kw_only=True):
     """Which frames of the trail are full: a pure function of the step and of static sizes (`record.trail`)."""
 
     enabled: bool = True
@@ -47,7 +47,7 @@ class TrailSchedule(Frozen, kw_only=True):
     thin_after: int = 10_000
 
 
-class Recipe(Frozen, kw_only=True):
+class Recipe(Frozen, frozen=True, kw_only=True):
     """All that should determine the result: the closed list of the design's section 4."""
 
     schema: Literal[1] = 1
@@ -70,21 +70,21 @@ class Recipe(Frozen, kw_only=True):
     environment: dict[str, str]
 
 
-class Gap(Frozen, kw_only=True):
+class Gap(Frozen, frozen=True, kw_only=True):
     """Something that could not be captured, and why."""
 
     what: str
     reason: str
 
 
-class Tolerance(Frozen, kw_only=True):
+class Tolerance(Frozen, frozen=True, kw_only=True):
     """How far a metric may be off and still be called equal: ``abs`` in its unit, ``rel`` as a fraction."""
 
     abs: float = 0.0
     rel: float = 0.0
 
 
-class MetricSpec(Frozen, kw_only=True):
+class MetricSpec(Frozen, frozen=True, kw_only=True):
     """What is declared of a metric."""
 
     direction: Direction | None = None
@@ -92,7 +92,7 @@ class MetricSpec(Frozen, kw_only=True):
     compare: Literal["always", "never"] = "always"
 
 
-class Record(Frozen, kw_only=True):
+class Record(Frozen, frozen=True, kw_only=True):
     """Recipe, circumstances and gaps: sealed before user code runs."""
 
     schema: Literal[1] = 1
@@ -108,7 +108,7 @@ class Record(Frozen, kw_only=True):
     replay_of: str | None = None
 
 
-class FileDigest(Frozen, kw_only=True):
+class FileDigest(Frozen, frozen=True, kw_only=True):
     """A file by path, size in bytes and digest; ``digest`` is None where it could not be read, see ``note``."""
 
     path: str
@@ -117,7 +117,7 @@ class FileDigest(Frozen, kw_only=True):
     note: str | None = None
 
 
-class TrailSummary(Frozen, kw_only=True):
+class TrailSummary(Frozen, frozen=True, kw_only=True):
     """One process's trail: its key (rank and order), frames, and the chain's last digest."""
 
     process: str
@@ -125,7 +125,7 @@ class TrailSummary(Frozen, kw_only=True):
     digest: str
 
 
-class Outcome(Frozen, kw_only=True):
+class Outcome(Frozen, frozen=True, kw_only=True):
     """How a run ended, and the digest of everything it left: written once."""
 
     schema: Literal[1] = 1
@@ -148,7 +148,7 @@ class Outcome(Frozen, kw_only=True):
     gaps: list[Gap]
 
 
-class Attachment(Frozen, kw_only=True):
+class Attachment(Frozen, frozen=True, kw_only=True):
     """Something learnt later about a sealed thing, named by its digest."""
 
     schema: Literal[1] = 1

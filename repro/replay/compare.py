@@ -15,7 +15,11 @@ from repro.record.values import FileDigest, MetricSpec, Outcome, Verdict
 from repro.run import metrics, trails
 
 #: Metrics whose name says that they measure time or memory are not compared, where nothing is declared of them.
-_MEASURES = re.compile(r"(^|[/_. -])(time|times|seconds|secs?|ms|duration|elapsed|throughput|memory|mem|fps|eta)($|[/_. -])|_per_(s|sec|second)$", re.IGNORECASE)
+_MEASURES = re.compile(
+    r"(^|[/_. -])(time|times|seconds|secs?|ms|duration|elapsed|throughput|memory|mem|fps|eta)($|[/_. -])"
+    r"|_per_(s|sec|second)$",
+    re.IGNORECASE,
+)
 
 
 class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +58,11 @@ def compare(
     points, changed, left_out = _metrics(metrics.series(a[0]), metrics.series(b[0]), declared, until_end=until_end)
     artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts)
     outputs, output_faults = _files(a[1].outputs, b[1].outputs)
-    reasons = [*uneven, *(f"metric {name} differs" for name in changed), *(f"artifact {item['path']} differs" for item in artifact_faults)]
+    reasons = [
+        *uneven,
+        *(f"metric {name} differs" for name in changed),
+        *(f"artifact {item['path']} differs" for item in artifact_faults),
+    ]
     if until_end and (a[1].exit_code, a[1].signal) != (b[1].exit_code, b[1].signal):
         reasons.append(f"it ended with {_end(a[1])}, now with {_end(b[1])}")
     if not (frames or points or artifacts):
@@ -138,7 +146,11 @@ def _tensor(a: dict[str, int] | None, b: dict[str, int] | None) -> str | None:
 
 
 def _metrics(
-    a: dict[str, list[metrics.Point]], b: dict[str, list[metrics.Point]], declared: Mapping[str, MetricSpec], *, until_end: bool
+    a: dict[str, list[metrics.Point]],
+    b: dict[str, list[metrics.Point]],
+    declared: Mapping[str, MetricSpec],
+    *,
+    until_end: bool,
 ) -> tuple[int, dict[str, Any], list[str]]:
     """Return how many points were compared, the metrics that differ (first unequal point), and those left out."""
     left_out = sorted(name for name in {*a, *b} if not is_compared(name, declared))
@@ -154,7 +166,7 @@ def _metrics(
 
 
 def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:
-    """Say whether a metric takes part: as declared, and if nothing is, unless its name says it measures time or memory."""
+    """Say whether a metric takes part: as declared; if nothing is, unless its name says that it measures time."""
     if name in declared:
         return declared[name].compare == "always"
     return _MEASURES.search(name) is None
@@ -179,5 +191,9 @@ def same_bits(a: float, b: float) -> bool:
 def _files(a: list[FileDigest], b: list[FileDigest]) -> tuple[int, list[dict[str, Any]]]:
     before, after = ({item.path: item.digest for item in files} for files in (a, b))
     names = sorted({*before, *after})
-    faults = [{"path": name, "before": before.get(name), "after": after.get(name)} for name in names if before.get(name) != after.get(name)]
+    faults = [
+        {"path": name, "before": before.get(name), "after": after.get(name)}
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
     return len(before.keys() & after.keys()), faults

@@ -36,7 +36,12 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def replay(
-    store: Store, run_id: str, *, to_stderr: bool = False, keep: bool = False, allow_outside: bool = False,
+    store: Store,
+    run_id: str,
+    *,
+    to_stderr: bool = False,
+    keep: bool = False,
+    allow_outside: bool = False,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Replayed:
     """Replay a run in a folder of its own and compare.
@@ -68,7 +73,10 @@ def _obstacle(store: Store, record: Record, outcome: Outcome | None) -> tuple[st
     """Return why a run cannot be replayed at all, and the command that helps; None where nothing speaks against it."""
     redacted = [gap.what for gap in record.gaps if gap.reason.startswith("redacted")]
     if redacted:
-        return f"{', '.join(redacted)} was redacted when the run was recorded", "repro run it anew, with the secret in a variable"
+        return (
+            f"{', '.join(redacted)} was redacted when the run was recorded",
+            "repro run it anew, with the secret in a variable",
+        )
     if outcome is None and store.alive(record.run_id) == "RUNNING":
         return "the run is still going on", f"repro log {record.run_id}"
     return None
@@ -94,7 +102,13 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 
 
 def _run(
-    store: Store, record: Record, restored: restore.Restored, *, to_stderr: bool, allow_outside: bool, say: Callable[[str], None]
+    store: Store,
+    record: Record,
+    restored: restore.Restored,
+    *,
+    to_stderr: bool,
+    allow_outside: bool,
+    say: Callable[[str], None],
 ) -> execute.Result:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
@@ -165,12 +179,20 @@ def _environment(record: Record) -> dict[str, str]:
 
 
 def _judge(
-    store: Store, record: Record, outcome: Outcome | None, restored: restore.Restored, result: execute.Result, folder: str | None
+    store: Store,
+    record: Record,
+    outcome: Outcome | None,
+    restored: restore.Restored,
+    result: execute.Result,
+    folder: str | None,
 ) -> Replayed:
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
     found = compare.compare(
-        (before, original), (result.folder, result.outcome), record.metrics, until_end=original.state in ("COMPLETED", "FAILED")
+        (before, original),
+        (result.folder, result.outcome),
+        record.metrics,
+        until_end=original.state in ("COMPLETED", "FAILED"),
     )
     found = _overruled(found, observed.read(result.folder))
     replayed = Replayed(
@@ -214,9 +236,23 @@ def _hint(found: compare.Comparison) -> str | None:
 def _unfinished(record: Record, folder: Path) -> Outcome:
     """Return what stands for the outcome of a run that was lost and not yet concluded."""
     return Outcome(
-        run_id=record.run_id, record_digest="", state="LOST", exit_code=None, signal=None, reason=None, started=record.created,
-        ended=record.created, metrics={}, trail_digest=None, trails=[], files={}, inputs=[], outputs=[], artifacts=[],
-        notes=[str(folder)], gaps=[],
+        run_id=record.run_id,
+        record_digest="",
+        state="LOST",
+        exit_code=None,
+        signal=None,
+        reason=None,
+        started=record.created,
+        ended=record.created,
+        metrics={},
+        trail_digest=None,
+        trails=[],
+        files={},
+        inputs=[],
+        outputs=[],
+        artifacts=[],
+        notes=[str(folder)],
+        gaps=[],
     )
 
 
@@ -226,7 +262,8 @@ def _differences(
     found = differences.compare(record, result.record)
     found += differences.compare_observed(observed.read(before).document(), observed.read(result.folder).document())
     found += [
-        Difference(kind="data", path=f"inputs.{path}", before=old, after=new, prior="certain") for path, old, new in restored.changed
+        Difference(kind="data", path=f"inputs.{path}", before=old, after=new, prior="certain")
+        for path, old, new in restored.changed
     ]
     known = {item.path for item in found}
     return differences.ordered([*found, *_other_inputs(original, result.outcome, known)])
@@ -234,11 +271,17 @@ def _differences(
 
 def _other_inputs(a: Outcome, b: Outcome, known: set[str]) -> list[Difference]:
     """Return files that only one of the runs read; a link into the live tree counts as the file it stands for."""
-    return [item for item in differences.compare_outcomes(a, b) if item.path not in known and item.before and item.after]
+    return [
+        item for item in differences.compare_outcomes(a, b) if item.path not in known and item.before and item.after
+    ]
 
 
 def _attachment(record: Record, replayed: Replayed, result: execute.Result) -> Attachment:
     body = cast("dict[str, Any]", msgspec.to_builtins(replayed))
     return Attachment(
-        kind="verdict", about=result.record_digest, run_id=result.record.run_id, created=clock.now(), body=body | {"of": record.run_id}
+        kind="verdict",
+        about=result.record_digest,
+        run_id=result.record.run_id,
+        created=clock.now(),
+        body=body | {"of": record.run_id},
     )

@@ -51,7 +51,7 @@ def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path)
 def _inputs(store: Store, outcome: Outcome, root: Path, place: Path) -> list[tuple[str, str | None, str | None]]:
     """Put back what the run read beside its code: kept files from the store, others by a link once they are checked."""
     cache = StatCache(store.cache / "files.json")
-    changed = []
+    changed: list[tuple[str, str | None, str | None]] = []
     for item in outcome.inputs:
         inside = not os.path.isabs(item.path)
         if item.note is not None and item.note.startswith("left by an earlier run") and item.digest is not None:

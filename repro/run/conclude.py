@@ -17,8 +17,16 @@ _LOGS = ("stdout.log", "stderr.log", "job.json")
 
 
 def outcome_of(
-    record: Record, record_digest: str, store: Store, *, state: State, started: str, exit_code: int | None = None,
-    signal_number: int | None = None, reason: str | None = None, files: leftovers.Left | None = None,
+    record: Record,
+    record_digest: str,
+    store: Store,
+    *,
+    state: State,
+    started: str,
+    exit_code: int | None = None,
+    signal_number: int | None = None,
+    reason: str | None = None,
+    files: leftovers.Left | None = None,
 ) -> Outcome:
     """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder."""
     folder = store.run_folder(record.run_id)
@@ -72,7 +80,8 @@ def _notes(seen: observed.Observed, files: leftovers.Left | None) -> list[str]:
     notes = [f"{item['call']}({item['value']}) at {item['file']}:{item['line']}" for item in seen.seeds]
     notes += [f"the script changed {name}: {before} -> {after}" for name, (before, after) in seen.overridden().items()]
     notes += [
-        f"{item['operator']} has no deterministic kernel ({item['file']}:{item['line']})" for item in seen.nondeterministic
+        f"{item['operator']} has no deterministic kernel ({item['file']}:{item['line']})"
+        for item in seen.nondeterministic
     ]
     if files is not None:
         notes += [f"{name} was edited between its capture and the moment it was read" for name in files.edited]
@@ -90,11 +99,22 @@ def _gaps(
         gaps.append(Gap(what="trail", reason=f"a step could not be read: {seen.failures[0]}"))
     hidden = sum(1 for item in found for frame in item.frames if frame.flags & 32)
     if hidden:
-        gaps.append(Gap(what="trail", reason=f"{hidden} steps had calls whose tensors could not be read (traced or transformed)"))
+        gaps.append(
+            Gap(
+                what="trail", reason=f"{hidden} steps had calls whose tensors could not be read (traced or transformed)"
+            )
+        )
     if files is not None and not seen.processes and not any(gap.what == "trail" for gap in record.gaps):
-        gaps.append(Gap(what="trail", reason="no process of the run was reached by the hooks: is repro installed for its Python?"))
+        gaps.append(
+            Gap(
+                what="trail",
+                reason="no process of the run was reached by the hooks: is repro installed for its Python?",
+            )
+        )
     if files is not None:
-        gaps += [Gap(what=item.path, reason=f"read, and then {item.note}") for item in files.inputs if item.digest is None]
+        gaps += [
+            Gap(what=item.path, reason=f"read, and then {item.note}") for item in files.inputs if item.digest is None
+        ]
     return gaps
 
 

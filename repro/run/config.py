@@ -157,7 +157,9 @@ def _check_entry(entry: str, path: Path, line: int) -> None:
     except (SyntaxError, ValueError):
         return  # Python itself says it best when the run starts
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    names |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     assigned = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
     names |= {target.id for target in assigned if isinstance(target, ast.Name)}
     if name not in names and "*" not in names:
@@ -211,6 +213,8 @@ def command_of(experiment: Experiment, seed: int) -> list[str]:
         return [re.sub(r"\{([A-Za-z_]\w*)\}", lambda found: str(names[found[1]]), word) for word in words]
     except KeyError as error:
         name = str(error.args[0])
-        raise ConfigError(f"{experiment.path}: command: {{{name}}} is no parameter", hint=nearest(name, names)) from error
+        raise ConfigError(
+            f"{experiment.path}: command: {{{name}}} is no parameter", hint=nearest(name, names)
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{experiment.path}: command: {error}") from error

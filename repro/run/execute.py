@@ -93,7 +93,8 @@ class _Execution:
         program = interpreter.locate(words[0], path, cwd)
         if not interpreter.is_python(words[0]):
             default = interpreter.default_program(self.env)
-            return [program, *words[1:]], default and interpreter.of_program(default, self.env), False
+            python = None if default is None else interpreter.of_program(default, self.env)
+            return [program, *words[1:]], python, False
         python = interpreter.of_program(program, self.env)
         return [program, *words[1:]], python, python.hooked and not interpreter.skips_site(words[1:])
 
@@ -188,8 +189,8 @@ class _Execution:
 def _state(end: local.End) -> State:
     if end.code == 0:
         return "COMPLETED"
-    interrupted = end.forwarded and (end.signal in end.forwarded or end.code in (128 + n for n in end.forwarded))
-    if interrupted or (signal.SIGINT in end.forwarded and end.code == 1):
+    passed_on = {*end.forwarded, *(128 + number for number in end.forwarded)}
+    if {end.signal, end.code} & passed_on or (signal.SIGINT in end.forwarded and end.code == 1):
         return "CANCELLED"
     return "FAILED"
 
@@ -206,4 +207,3 @@ def exit_code(result: Result) -> int:
     if outcome.signal is not None:
         return 128 + int(signal.Signals[outcome.signal])
     return 0 if outcome.exit_code is None else outcome.exit_code
-

@@ -20,7 +20,7 @@ Stat = tuple[int, int, int]
 
 
 class Left(NamedTuple):
-    """What a run read and left: inputs, outputs (outside the folder by absolute path), edited sources, stats of outputs."""
+    """What a run read and left: inputs, outputs (outside by absolute path), edited sources, stats."""
 
     inputs: list[FileDigest]
     outputs: list[FileDigest]
@@ -56,7 +56,9 @@ def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kep
     if is_secret(os.path.basename(path)):
         return FileDigest(path=name, size=stat[0], digest=f"keyed:{keyed(value, store.key)}", note="may hold secrets")
     changed = (now.st_size, now.st_mtime_ns, now.st_ino) != stat
-    return FileDigest(path=name, size=now.st_size, digest=value, note="changed while the run went on" if changed else None)
+    return FileDigest(
+        path=name, size=now.st_size, digest=value, note="changed while the run went on" if changed else None
+    )
 
 
 def relative(path: str, place: Path) -> str:
@@ -70,7 +72,9 @@ def edited(observed: Observed, place: Path, code: dict[str, Stat]) -> list[str]:
     return sorted(name for name, path, stat in named if code.get(name, stat) != stat and path not in observed.writes)
 
 
-def outputs(place: Path, store: Store, started_ns: int, observed: Observed, code: dict[str, Stat], *, alone: bool) -> list[tuple[str, Stat]]:
+def outputs(
+    place: Path, store: Store, started_ns: int, observed: Observed, code: dict[str, Stat], *, alone: bool
+) -> list[tuple[str, Stat]]:
     """Return the files under ``place`` that changed since the run began, and their stat now.
 
     Where other runs went on beside it (not ``alone``), only files that its own processes were seen to write count.
@@ -98,7 +102,9 @@ def _files(place: Path, store: Path) -> Iterable[str]:
     for folder in ["", *layout.folders]:
         try:
             with os.scandir(place / folder) as entries:
-                yield from (os.path.join(folder, entry.name) for entry in entries if entry.is_file(follow_symlinks=False))
+                yield from (
+                    os.path.join(folder, entry.name) for entry in entries if entry.is_file(follow_symlinks=False)
+                )
         except OSError:
             continue
 
@@ -131,7 +137,7 @@ def digests(names: Iterable[tuple[str, Stat]], place: Path) -> list[FileDigest]:
 
 
 def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
-    """Return the files that earlier runs left in this project, with their stat then; a cache, made anew when missing."""
+    """Return the files that earlier runs left in this project, with their stat then; a cache, rebuilt when missing."""
     path = _outputs_path(store, root)
     try:
         return {name: tuple(stat) for name, stat in json.loads(path.read_bytes()).items()}

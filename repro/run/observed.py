@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,24 +90,34 @@ def read(folder: Path) -> Observed:
 
 
 def _take(found: Observed, kind: str, event: dict[str, Any]) -> None:
-    if kind == "process":
-        found.processes.append(event)
-    elif kind == "seed":
-        if event not in found.seeds:
-            found.seeds.append(event)
-    elif kind == "numerics":
-        found.numerics.setdefault(event["at"], event["state"])
-        found.software = found.software or event.get("software", {})
-    elif kind == "refused":
-        found.refused.append(event["path"])
-    elif kind == "data":
-        found.data[event["name"]] = event["digest"]
-    elif kind == "modules":
-        found.live_modules += event["live"]
-        found.blind = sorted({*found.blind, *event["blind"]})
-    elif kind == "nondeterministic":
-        found.nondeterministic.append(event)
-    elif kind == "trail-failure":
-        found.failures.append(event["error"])
-    elif kind == "horizon-read":
-        found.horizon_read = True
+    take = _TAKERS.get(kind)
+    if take is not None:
+        take(found, event)
+
+
+def _seed(found: Observed, event: dict[str, Any]) -> None:
+    if event not in found.seeds:
+        found.seeds.append(event)
+
+
+def _numerics(found: Observed, event: dict[str, Any]) -> None:
+    found.numerics.setdefault(event["at"], event["state"])
+    found.software = found.software or event.get("software", {})
+
+
+def _modules(found: Observed, event: dict[str, Any]) -> None:
+    found.live_modules += event["live"]
+    found.blind = sorted({*found.blind, *event["blind"]})
+
+
+_TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
+    "process": lambda found, event: found.processes.append(event),
+    "seed": _seed,
+    "numerics": _numerics,
+    "refused": lambda found, event: found.refused.append(event["path"]),
+    "data": lambda found, event: found.data.__setitem__(event["name"], event["digest"]),
+    "modules": _modules,
+    "nondeterministic": lambda found, event: found.nondeterministic.append(event),
+    "trail-failure": lambda found, event: found.failures.append(event["error"]),
+    "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
+}

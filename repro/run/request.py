@@ -43,7 +43,7 @@ class Request:
     seed_given: bool = False
     profile: Profile = "warn"
     threads: int | None = None
-    trail: TrailSchedule = TrailSchedule()
+    trail: TrailSchedule = field(default_factory=TrailSchedule)
 
     @property
     def working_folder(self) -> Path:
@@ -94,7 +94,9 @@ def of_command(
     script = interpreter.script_of(command[1:]) if interpreter.is_python(command[0]) else command[0]
     known = script is not None and (here / script).is_file()
     if interpreter.is_python(command[0]) and script is not None and not known and not (here / script).is_dir():
-        raise UsageError(f"there is no script {script} in {here}", hint=config.nearest(script, [p.name for p in here.glob("*.py")]))
+        raise UsageError(
+            f"there is no script {script} in {here}", hint=config.nearest(script, [p.name for p in here.glob("*.py")])
+        )
     project = root.find(here, here / script if known and script is not None else None)
     inside = here.is_relative_to(project)
     master = 0 if seed is None else seed
@@ -140,7 +142,9 @@ def _pattern(text: str) -> tuple[str, str]:
     try:
         compiled = re.compile(text)
     except re.error as error:
-        raise ConfigError(f"--metric {text!r}: not a regular expression: {error}", hint="--metric 'acc=([0-9.]+)'") from error
+        raise ConfigError(
+            f"--metric {text!r}: not a regular expression: {error}", hint="--metric 'acc=([0-9.]+)'"
+        ) from error
     names = list(compiled.groupindex)
     begin = _IDENTIFIER.search(text)
     if compiled.groups != 1 or not (names or begin):

@@ -16,8 +16,9 @@ from repro.capture import code as code_capture
 from repro.capture import data as data_capture
 from repro.capture import git, hardware, lock, packages, providers, variables
 from repro.capture.interpreter import Interpreter
+from repro.capture.walk import Layout
 from repro.errors import UsageError
-from repro.record.values import Gap, Record, Recipe, SeedPlan, recipe_digest
+from repro.record.values import Gap, Recipe, Record, SeedPlan, recipe_digest
 from repro.run.profiles import Settings
 from repro.run.request import Request
 from repro.store.store import Store
@@ -44,8 +45,14 @@ class Given(NamedTuple):
 
 
 def capture(
-    request: Request, store: Store, run_id: str, python: Interpreter | None, settings: Settings,
-    environment: Mapping[str, str], outputs: dict[str, code_capture.Stat], given: Given | None,
+    request: Request,
+    store: Store,
+    run_id: str,
+    python: Interpreter | None,
+    settings: Settings,
+    environment: Mapping[str, str],
+    outputs: dict[str, code_capture.Stat],
+    given: Given | None,
 ) -> Captured:
     """Capture everything and return the record, not yet sealed.
 
@@ -83,7 +90,15 @@ def capture(
         trail=request.trail,
         environment=variables.recipe(environment),
     )
-    gaps = [*code.gaps, *found.gaps, *settings.gaps, *redacted, *_input_gap(), *_provider_gaps(facts), *_trail_gap(python)]
+    gaps = [
+        *code.gaps,
+        *found.gaps,
+        *settings.gaps,
+        *redacted,
+        *_input_gap(),
+        *_provider_gaps(facts),
+        *_trail_gap(python),
+    ]
     facts["project"] = _project(request, store, sources, code)
     facts["launch"] = {
         "pythonpath": environment.get("PYTHONPATH"),
@@ -118,7 +133,7 @@ def _code(
     request: Request, store: Store, outputs: dict[str, code_capture.Stat], given: Given | None
 ) -> code_capture.Code:
     if given is not None:
-        layout = code_capture.Layout(given.project["folders"], {}, complete=True)
+        layout = Layout(given.project["folders"], {}, complete=True)
         stats = code_capture.stats(request.place, store.code.paths(given.tree))
         return code_capture.Code(given.tree, layout, stats, [], given.project["left_out"])
     base = request.working_folder
@@ -135,7 +150,9 @@ def _sources(found: packages.Environment, request: Request, store: Store, gaps: 
         if os.path.isdir(item.editable) and not store.folder.is_relative_to(item.editable):
             sources[item.name] = Path(item.editable)
         else:
-            gaps.append(Gap(what=f"package {item.name}", reason=f"its editable source {item.editable} cannot be captured"))
+            gaps.append(
+                Gap(what=f"package {item.name}", reason=f"its editable source {item.editable} cannot be captured")
+            )
     return sources
 
 
@@ -144,7 +161,9 @@ def _given_sources(given: Given) -> dict[str, Path]:
 
 
 def _source_trees(sources: Mapping[str, Path], store: Store) -> dict[str, str]:
-    captured = {name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()}
+    captured = {
+        name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()
+    }
     return {name: code.tree for name, code in captured.items()}
 
 

@@ -39,7 +39,9 @@ def read(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file", hint="repro run takes an experiment.yaml, or `-- python train.py`") from error
+        raise ConfigError(
+            f"{path}: no such file", hint="repro run takes an experiment.yaml, or `-- python train.py`"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:

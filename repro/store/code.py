@@ -48,7 +48,9 @@ class CodeRepository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _git(self, *arguments: str, stdin: bytes | None = None, index: Path | None = None, tree: Path | None = None) -> bytes:
+    def _git(
+        self, *arguments: str, stdin: bytes | None = None, index: Path | None = None, tree: Path | None = None
+    ) -> bytes:
         env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": "/nonexistent",
@@ -98,7 +100,9 @@ class CodeRepository:
                 listing = b"".join(path + b"\0" for path in sorted(gone))
                 self._git("update-index", "--force-remove", "-z", "--stdin", stdin=listing, index=index, tree=root)
         listing = b"".join(path + b"\0" for path in wanted)
-        self._git("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listing, index=index, tree=root)
+        self._git(
+            "update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listing, index=index, tree=root
+        )
         return "git:" + self._git("write-tree", index=index).decode().strip()
 
     def paths(self, tree: str) -> list[bytes]:
@@ -134,7 +138,9 @@ class CodeRepository:
         """Return the files that differ between two trees."""
         if before == after:
             return []
-        parts = self._git("diff-tree", "-r", "-z", "--name-status", "--no-renames", _id(before), _id(after)).split(b"\0")
+        parts = self._git("diff-tree", "-r", "-z", "--name-status", "--no-renames", _id(before), _id(after)).split(
+            b"\0"
+        )
         pairs = zip(parts[:-1:2], parts[1::2], strict=True)
         return [CodeChange(status.decode(), os.fsdecode(path)) for status, path in pairs]
 

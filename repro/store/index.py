@@ -20,7 +20,19 @@ CREATE TABLE runs (
     directions TEXT, recipe_digest TEXT, replay_of TEXT, root TEXT, verdict TEXT
 );
 """
-_COLUMNS = ("run_id", "name", "state", "started", "params", "metrics", "directions", "recipe_digest", "replay_of", "root", "verdict")
+_COLUMNS = (
+    "run_id",
+    "name",
+    "state",
+    "started",
+    "params",
+    "metrics",
+    "directions",
+    "recipe_digest",
+    "replay_of",
+    "root",
+    "verdict",
+)
 _JSON = ("params", "metrics", "directions")
 
 
@@ -131,7 +143,8 @@ def _enter_record(base: sqlite3.Connection, store: Store, run_id: str) -> None:
         record.circumstances.get("project", {}).get("root"),
     )
     base.execute(
-        "INSERT OR REPLACE INTO runs (run_id, name, started, params, metrics, directions, recipe_digest, replay_of, root)"
+        "INSERT OR REPLACE INTO runs"
+        " (run_id, name, started, params, metrics, directions, recipe_digest, replay_of, root)"
         " VALUES (?, ?, ?, ?, '{}', ?, ?, ?, ?)",
         values,
     )

@@ -77,7 +77,11 @@ def _named_files(store: Store, run_id: str) -> tuple[int, list[str]]:
 def _strangers(store: Store, entries: list[dict[str, Any]]) -> list[str]:
     """Name sealed files that no journal line knows, of runs that are over: lines were taken out of the journal."""
     known = {entry.get("path") for entry in entries}
-    found = [*store.runs.glob("*/record.json"), *store.runs.glob("*/outcome.json"), *store.runs.glob("*/attachments/*.json")]
+    found = [
+        *store.runs.glob("*/record.json"),
+        *store.runs.glob("*/outcome.json"),
+        *store.runs.glob("*/attachments/*.json"),
+    ]
     places = [path.relative_to(store.folder).as_posix() for path in sorted(found)]
     return [
         f"{place} is in no line of the journal"

@@ -26,8 +26,8 @@ def main() -> int:
     sys.path[0] = os.path.dirname(path)
     try:
         _load(path, name)(session.current())
-    except Exception:  # noqa: BLE001  (the user's own error, shown as Python would)
-        _show(path)
+    except Exception:
+        _show()
         return 1
     return 0
 
@@ -39,18 +39,17 @@ def _load(path: str, name: str) -> Any:
         raise ImportError(msg)
     if not callable(getattr(module, name, None)):
         msg = f"{path} has no function {name!r}; expected: def {name}(run: repro.Run) -> None"
-        raise AttributeError(msg)
+        raise TypeError(msg)
     return getattr(module, name)
 
 
-def _show(path: str) -> None:
+def _show() -> None:
     """Print the traceback from the user's own frames on."""
     kind, error, trace = sys.exc_info()
     first = trace
     while first is not None and os.path.dirname(os.path.abspath(__file__)) in first.tb_frame.f_code.co_filename:
         first = first.tb_next
     traceback.print_exception(kind, error, first or trace)
-    del path
 
 
 if __name__ == "__main__":

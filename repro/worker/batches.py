@@ -22,8 +22,8 @@ def out_of_sight() -> bool:
     """Say whether this call is being traced or transformed, when tensors have no bytes to read."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]  # noqa: SLF001
-        or torch._C._get_tracing_state() is not None  # noqa: SLF001
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
     )
 
 
@@ -99,7 +99,7 @@ def _on_backward(batches: Batches) -> None:
 def _quietly(action: Any, *args: Any) -> None:
     try:
         action(*args)
-    except Exception:  # noqa: BLE001, S110  (watching must not break what it watches)
+    except Exception:
         pass
 
 

@@ -34,7 +34,7 @@ def _on_torch(torch: ModuleType, job: Job, observed: Lines) -> None:
 
 def _apply(torch: ModuleType, job: Job, *, warn_only: bool) -> None:
     # torch.use_deterministic_algorithms does the same and imports torch._inductor for its own flag: 0.3 s.
-    torch._C._set_deterministic_algorithms(True, warn_only=warn_only)  # noqa: SLF001
+    torch._C._set_deterministic_algorithms(True, warn_only=warn_only)
     when_imported("torch._inductor.config", lambda config: setattr(config, "deterministic", True))
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -48,13 +48,13 @@ def _collect_warnings(observed: Lines) -> None:
     show = warnings.showwarning
     seen: set[str] = set()
 
-    def showwarning(message: Any, *args: Any, **kwargs: Any) -> None:
+    def showwarning(message: Any, category: Any, filename: str, lineno: int, *args: Any, **kwargs: Any) -> None:
         found = _NO_KERNEL.search(str(message))
         if found is None:
-            show(message, *args, **kwargs)
+            show(message, category, filename, lineno, *args, **kwargs)
         elif found[1] not in seen:
             seen.add(found[1])
-            observed.event("nondeterministic", operator=found[1], file=args[1] if len(args) > 1 else "", line=args[2] if len(args) > 2 else 0)  # noqa: PLR2004
+            observed.event("nondeterministic", operator=found[1], file=filename, line=lineno)
 
     warnings.showwarning = showwarning
 
@@ -71,8 +71,8 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
         "mkldnn_deterministic": backends.mkldnn.deterministic,
         "default_dtype": str(torch.get_default_dtype()),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_allow_tf32": torch._C._get_cudnn_allow_tf32(),  # noqa: SLF001
-        "cublas_allow_tf32": torch._C._get_cublas_allow_tf32(),  # noqa: SLF001
+        "cudnn_allow_tf32": torch._C._get_cudnn_allow_tf32(),
+        "cublas_allow_tf32": torch._C._get_cublas_allow_tf32(),
         "attention_flash": backends.cuda.flash_sdp_enabled(),
         "attention_memory_efficient": backends.cuda.mem_efficient_sdp_enabled(),
         "attention_math": backends.cuda.math_sdp_enabled(),
@@ -81,7 +81,14 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
         "cpu_capability": backends.cpu.get_cpu_capability(),
         "hash_seed": os.environ.get("PYTHONHASHSEED", "random") if sys.flags.hash_randomization else "0",
     }
-    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_DYNAMIC", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE"):
+    for name in (
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "MKL_CBWR",
+        "MKL_DYNAMIC",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_CORETYPE",
+    ):
         state[name] = os.environ.get(name)
     return state
 
@@ -98,7 +105,7 @@ def _software(torch: ModuleType) -> dict[str, Any]:
         "parallel": [line.strip() for line in torch.__config__.parallel_info().splitlines() if line.strip()],
     }
     if torch.version.cuda is not None:
-        found["cudnn"] = _try(lambda: torch.backends.cudnn.version())
+        found["cudnn"] = _try(torch.backends.cudnn.version)
         found["nccl"] = _try(lambda: ".".join(map(str, torch.cuda.nccl.version())))
     return found
 
@@ -106,5 +113,5 @@ def _software(torch: ModuleType) -> dict[str, Any]:
 def _try(read: Any) -> Any:
     try:
         return read()
-    except Exception as error:  # noqa: BLE001  (a driver may fail in any way; the run goes on)
+    except Exception as error:
         return f"unreadable: {error}"

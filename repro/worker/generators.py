@@ -32,10 +32,10 @@ class Generators:
         """Return the digest of all states now."""
         state = xxhash.xxh3_64(self._python())
         state.update(self._numpy())
-        state.update(torch.default_generator.get_state().numpy())
+        state.update(bits.view(torch.default_generator.get_state()))
         for read in self.extra:
             state.update(read())
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             for generator in torch.cuda.default_generators:
                 state.update(bits.view(generator.get_state()))
         return state.intdigest()
@@ -43,7 +43,7 @@ class Generators:
 
 def _python_reader() -> Callable[[], Any]:
     """Return a reader of ``random``'s state. Source: CPython, Modules/_randommodule.c, struct RandomObject."""
-    inst = random._inst  # type: ignore[attr-defined]  # noqa: SLF001
+    inst = random._inst
     words = (ctypes.c_uint32 * (_MT_WORDS + 1)).from_address(id(inst) + object.__basicsize__)
     state = inst.getstate()[1]
     if (words[0], tuple(words[1:])) == (state[-1], state[:-1]):
@@ -53,7 +53,7 @@ def _python_reader() -> Callable[[], Any]:
 
 def _numpy_reader() -> Callable[[], Any]:
     """Return a reader of ``numpy.random``'s global state. Source: numpy, mt19937.h, struct mt19937_state."""
-    generator = np.random.mtrand._rand._bit_generator  # type: ignore[attr-defined]  # noqa: SLF001
+    generator = np.random.mtrand._rand._bit_generator
     state = generator.state["state"]
     words = (ctypes.c_uint32 * (_MT_WORDS + 1)).from_address(generator.ctypes.state_address)
     if list(words[:-1]) == list(state["key"]) and words[_MT_WORDS] == state["pos"]:

@@ -49,7 +49,7 @@ def wait_for_seal() -> None:
 
 def start(folder: str) -> Job:
     """Set everything up for this process and return its job."""
-    global _job, _observed  # noqa: PLW0603
+    global _job, _observed
     _job = Job.read(folder)
     _observed = Lines(folder, "observed")
     _observed.event("process", **_process())
@@ -91,7 +91,7 @@ def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
         return
     from repro.worker.trail import Trail
 
-    global _trail  # noqa: PLW0603
+    global _trail
     _trail = Trail(_job, _observed)
     _trail.generators.extra += _followers
     _trail.install()
@@ -109,7 +109,8 @@ def _note_saves(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
             note_write(f)
         save(obj, f, *args, **kwargs)
 
-    torch.save = torch.serialization.save = noted
+    setattr(torch, "save", noted)  # noqa: B010  (a module, to the type checker)
+    torch.serialization.save = noted
 
 
 def _at_exit() -> None:
@@ -135,5 +136,5 @@ if _folder and "REPRO_WORKER" not in os.environ:
     wait_for_seal()
     try:
         start(_folder)
-    except Exception as error:  # noqa: BLE001  (an interpreter must start, whatever happens here)
+    except Exception as error:
         _complain(error)

@@ -79,7 +79,9 @@ class Lines:
     def _complain(self, error: OSError) -> None:
         self.lost += 1
         if self.lost == 1:
-            message = f"repro: cannot write {self._kind} to {self._folder}: {error.strerror}; they are lost from here on\n"
+            message = (
+                f"repro: cannot write {self._kind} to {self._folder}: {error.strerror}; they are lost from here on\n"
+            )
             os.write(2, message.encode())
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -23,7 +23,7 @@ def install(job: Job) -> None:
         return
     redirect = _Redirect([(live, copy) for live, copy in job.live if live != copy], job.store)
     sys.path[:] = [redirect.moved(entry) for entry in sys.path]
-    sys.meta_path.insert(0, redirect)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, redirect)
 
 
 class _Redirect:
@@ -48,7 +48,11 @@ class _Redirect:
         return None if spec is None else self._move(spec)
 
     def _move(self, spec: ModuleSpec) -> ModuleSpec:
-        folders = None if spec.submodule_search_locations is None else [self.moved(p) for p in spec.submodule_search_locations]
+        folders = (
+            None
+            if spec.submodule_search_locations is None
+            else [self.moved(p) for p in spec.submodule_search_locations]
+        )
         if not spec.has_location or spec.origin is None:
             if folders is not None and folders != list(spec.submodule_search_locations or ()):
                 spec.submodule_search_locations = folders

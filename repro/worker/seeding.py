@@ -71,5 +71,5 @@ class _Seeder:
 
 def caller(depth: int = 2) -> tuple[str, int]:
     """Return file and line of the code that called the function ``depth`` frames up."""
-    frame = sys._getframe(depth)  # noqa: SLF001  (inspect would read the source files)
+    frame = sys._getframe(depth)
     return frame.f_code.co_filename, frame.f_lineno

@@ -142,7 +142,9 @@ class Run:
 
         if name not in self._swaps:
             replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
-            self._swaps[name] = streams.Swap(self.seed, f"global/{name}" if name not in ("init", "order") else name, replicate)
+            self._swaps[name] = streams.Swap(
+                self.seed, f"global/{name}" if name not in ("init", "order") else name, replicate
+            )
         return self._swaps[name]()  # type: ignore[no-any-return]
 
     def data(self, name: str, *arrays: Any) -> None:
@@ -157,7 +159,9 @@ class Run:
             array = np.ascontiguousarray(item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item))
             shapes.append(list(array.shape))
             state.update(f"{array.dtype.str}{array.shape}\n".encode())
-            state.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.data.cast("B") if array.size else b"")
+            state.update(
+                repr(array.tolist()).encode() if array.dtype.hasobject else array.data.cast("B") if array.size else b""
+            )
         self._observed.event("data", name=name, digest=f"sha256:{state.hexdigest()}", shapes=shapes)
 
     def checkpoint(self, **parts: Any) -> str | None:
@@ -194,7 +198,7 @@ _current: Run | None = None
 
 def current() -> Run:
     """Return the run that this process is part of, or a harmless stand-in under plain ``python``."""
-    global _current  # noqa: PLW0603
+    global _current
     if _current is None:
         from repro.worker import hook
 

@@ -33,7 +33,7 @@ def make(master: int, name: str, replicate: int, at: tuple[int, ...]) -> Any:
 def _torch_class() -> Any:
     import torch
 
-    global _class  # noqa: PLW0603  (made once: the class can exist only after torch)
+    global _class
     if _class is None:
 
         class Stream(torch.Generator):
@@ -104,8 +104,8 @@ def _set(states: tuple[Any, ...]) -> None:
 def _seed(words: list[int]) -> None:
     import random
 
-    random.Random.seed(random._inst, words[0])  # type: ignore[attr-defined]  # noqa: SLF001  (not the user's call)
-    np.random.mtrand._rand.seed(words[1] >> 32)  # type: ignore[attr-defined]  # noqa: SLF001
+    random.Random.seed(random._inst, words[0])
+    np.random.mtrand._rand.seed(words[1] >> 32)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.default_generator.manual_seed(words[2] >> 1)

@@ -25,7 +25,9 @@ def _watch(module: ModuleType) -> None:
         return add_scalar(self, tag, scalar_value, global_step, *args, **kwargs)
 
     @functools.wraps(add_scalars)
-    def scalars(self: Any, main_tag: str, values: dict[str, Any], global_step: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def scalars(
+        self: Any, main_tag: str, values: dict[str, Any], global_step: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         _log({f"{main_tag}/{tag}": value for tag, value in values.items()}, global_step)
         return add_scalars(self, main_tag, values, global_step, *args, **kwargs)
 

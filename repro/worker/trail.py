@@ -22,8 +22,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from repro.record import trail as form
 from repro.worker import bits
 from repro.worker.batches import Batches, out_of_sight
-from repro.worker.generators import Generators
 from repro.worker.determinism import numerics
+from repro.worker.generators import Generators
 from repro.worker.job import Job, Lines
 from repro.worker.seeding import rank
 
@@ -46,9 +46,11 @@ class _Optimizer:
         self.every = form.stride(4 * len(self.cells), 5 * size, budget_us=job.trail["budget_us"])
 
     def parameters(self) -> list[Any]:
+        """Return the digest of each parameter now."""
         return [cell.digest() for cell in self.cells]
 
     def gradients(self) -> list[Any]:
+        """Return the digest of each gradient now; 0 where there is none."""
         found = []
         for cell in self.cells:
             gradient = cell.tensor.grad
@@ -114,7 +116,7 @@ class Trail:
             return
         try:
             self._pending = self._look_before(optimizer, args, kwargs)
-        except Exception as error:  # noqa: BLE001  (watching must not break what it watches)
+        except Exception as error:
             self._failed(error)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
@@ -122,7 +124,7 @@ class Trail:
             return
         try:
             self._look_after(optimizer, *self._pending)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self._failed(error)
         self._pending = None
         self._batches.clear()
