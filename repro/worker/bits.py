@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from typing import Any
 
@@ -11,34 +12,55 @@ import xxhash
 #: A tensor whose bytes cannot be read (sparse layouts aside: fake, meta, batched, nested) has this digest.
 UNREADABLE = 1
 _CHUNK = 1 << 22
+_MOST_PLACES = 64
+_CPU = torch.device("cpu")
+_device_used = False
+#: Subclasses of Tensor may lay their bytes out in a way of their own.
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, the golden ratio's
 
 
 class Cell:
-    """One tensor that is digested again and again: its bytes are looked at in place as long as it does not move."""
+    """One tensor that is digested again and again: its bytes are read where they lie, without a view of torch's.
 
-    __slots__ = ("_pointer", "_view", "name", "seed", "tensor")
+    The address is asked for at each reading (a view made by torch and numpy costs ten times as much); the memory behind
+    it is kept alive by the tensor, not by us. ``tensor`` may be exchanged for another of the same dtype and shape.
+    """
+
+    __slots__ = ("_dtype", "_places", "_plain", "_shape", "name", "seed", "tensor")
 
     def __init__(self, tensor: torch.Tensor, name: str) -> None:
         self.tensor = tensor
         self.name = name
         self.seed = salt(tensor, name)
-        self._pointer = -1
-        self._view: Any = None
+        self._dtype, self._shape = tensor.dtype, tensor.shape
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and type(tensor) in _PLAIN
+        self._plain = plain and tensor.numel() > 0
+        self._places: dict[int, Any] = {}
 
     def digest(self) -> Any:
         """Return the digest now: an int, or on an accelerator a 0-d int64 tensor to be read later."""
-        tensor = self.tensor
-        if self._view is not None and tensor.data_ptr() == self._pointer:
-            return xxhash.xxh3_64_intdigest(self._view, self.seed)
-        return self._look(tensor)
+        return self.read(self.tensor)
+
+    def read(self, tensor: torch.Tensor) -> Any:
+        """Return the digest of a tensor: this one, or one like it (its gradient)."""
+        if not self._plain or type(tensor) not in _PLAIN or not tensor.is_contiguous():
+            return digest(tensor, self.seed)
+        place = self._places.get(tensor.data_ptr())
+        if place is None or tensor.shape != self._shape or tensor.dtype != self._dtype:
+            place = self._look(tensor)
+        return digest(tensor, self.seed) if place is None else xxhash.xxh3_64_intdigest(place, self.seed)
 
     def _look(self, tensor: torch.Tensor) -> Any:
-        if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.is_contiguous():
-            self._view = view(tensor)
-            self._pointer = tensor.data_ptr()
-            return xxhash.xxh3_64_intdigest(self._view, self.seed)
-        return digest(tensor, self.seed)
+        """Return the bytes at a tensor's address, or None where they are not plainly its values."""
+        address = tensor.data_ptr()
+        like = tensor.shape == self._shape and tensor.dtype == self._dtype and tensor.device.type == "cpu"
+        if not like or not address or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
+            return None
+        if len(self._places) >= _MOST_PLACES:
+            self._places.clear()
+        place = self._places[address] = _raw(tensor)
+        return place
 
 
 def salt(tensor: torch.Tensor, name: str) -> int:
@@ -54,14 +76,33 @@ def view(tensor: torch.Tensor) -> Any:
 def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later."""
     try:
-        if tensor.layout is not torch.strided:
-            return _sparse(tensor, seed)
-        tensor = tensor.detach()
-        if tensor.device.type == "cpu":
-            return xxhash.xxh3_64_intdigest(view(tensor.contiguous()), seed)
-        return on_device(tensor, seed)
+        if (
+            type(tensor) in _PLAIN
+            and tensor.layout is torch.strided
+            and tensor.device == _CPU
+            and tensor.is_contiguous()
+        ):
+            return xxhash.xxh3_64_intdigest(_raw(tensor), seed)
+        return _other_digest(tensor, seed)
     except (RuntimeError, TypeError, NotImplementedError):
         return UNREADABLE
+
+
+def _raw(tensor: torch.Tensor) -> Any:
+    """Return the bytes of a plain contiguous CPU tensor where they lie."""
+    address = tensor.data_ptr()
+    if not address or tensor.is_neg() or tensor.is_conj():
+        return view(tensor.contiguous())
+    return (ctypes.c_char * tensor.nbytes).from_address(address)
+
+
+def _other_digest(tensor: torch.Tensor, seed: int) -> Any:
+    if tensor.layout is not torch.strided:
+        return _sparse(tensor, seed)
+    tensor = tensor.detach()
+    if tensor.device.type == "cpu":
+        return xxhash.xxh3_64_intdigest(view(tensor.contiguous()), seed)
+    return on_device(tensor, seed)
 
 
 def _sparse(tensor: torch.Tensor, seed: int) -> Any:
@@ -78,6 +119,8 @@ def on_device(tensor: torch.Tensor, seed: int) -> torch.Tensor:
     The bytes are read as 32-bit words, each multiplied by an odd number that depends on its place, and added modulo
     2**64: integer sums do not depend on the order of threads. Untested on a GPU; tested for its arithmetic on a CPU.
     """
+    global _device_used
+    _device_used = True
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 4)).view(torch.int32)
     total = torch.full((), _signed(seed), dtype=torch.int64, device=tensor.device)
@@ -101,10 +144,15 @@ def combine(digests: list[Any]) -> Any:
 
 def pack(digests: list[Any]) -> bytes:
     """Return the digests as 8 bytes each, reading back in one transfer those that lie on an accelerator."""
-    late = [(index, value) for index, value in enumerate(digests) if isinstance(value, torch.Tensor)]
-    if late:
-        digests = list(digests)
-        values = torch.stack([value.cpu() if value.device.type == "cpu" else value for _, value in late]).tolist()
-        for (index, _), value in zip(late, values, strict=True):
-            digests[index] = value & 0xFFFFFFFFFFFFFFFF
+    if _device_used:
+        digests = _read_back(digests)
     return struct.pack(f"<{len(digests)}Q", *digests)
+
+
+def _read_back(digests: list[Any]) -> list[int]:
+    late = [(index, value) for index, value in enumerate(digests) if isinstance(value, torch.Tensor)]
+    found = list(digests)
+    values = torch.stack([value for _, value in late]).tolist() if late else []
+    for (index, _), value in zip(late, values, strict=True):
+        found[index] = value & 0xFFFFFFFFFFFFFFFF
+    return found

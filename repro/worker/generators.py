@@ -26,15 +26,16 @@ class Generators:
     def __init__(self) -> None:
         self._python = _python_reader()
         self._numpy = _numpy_reader()
-        self.extra: list[Callable[[], bytes]] = []
+        self.extra: list[Callable[[], tuple[Any, ...]]] = []
 
     def digest(self) -> int:
         """Return the digest of all states now."""
         state = xxhash.xxh3_64(self._python())
         state.update(self._numpy())
-        state.update(bits.view(torch.default_generator.get_state()))
+        state.update(torch.default_generator.get_state().numpy())  # type: ignore[arg-type]
         for read in self.extra:
-            state.update(read())
+            for part in read():
+                state.update(part)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             for generator in torch.cuda.default_generators:
                 state.update(bits.view(generator.get_state()))

@@ -134,7 +134,7 @@ class Run:
     def _follow(self, stream: Any) -> None:
         from repro.worker import hook, streams
 
-        hook.follow(lambda: streams.state(stream))
+        hook.follow(streams.reader(stream))
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         """Return a block in which the global generators of Python, numpy and torch draw from the named stream."""

@@ -42,6 +42,7 @@ class _Optimizer:
         pairs = zip(self.names, _parameters(optimizer), strict=True)
         self.cells = [bits.Cell(parameter, name) for name, parameter in pairs]
         self.table = 0
+        self.reference = weakref.ref(optimizer)
         size = sum(cell.tensor.numel() * cell.tensor.element_size() for cell in self.cells)
         self.every = form.stride(4 * len(self.cells), 5 * size, budget_us=job.trail["budget_us"])
 
@@ -54,7 +55,7 @@ class _Optimizer:
         found = []
         for cell in self.cells:
             gradient = cell.tensor.grad
-            found.append(0 if gradient is None else bits.digest(gradient, cell.seed))
+            found.append(0 if gradient is None else cell.read(gradient))
         return found
 
     def settings(self, optimizer: torch.optim.Optimizer) -> int:
@@ -73,14 +74,20 @@ class _Optimizer:
         digests = []
         for cell, parts in zip(self.cells, self._state, strict=True):
             state = optimizer.state.get(cell.tensor)
-            if not state:
-                digests.append(0)
-                continue
-            for part, value in zip(parts, state.values(), strict=False):
-                part.tensor = value
-            found = [part.digest() if isinstance(part.tensor, torch.Tensor) else _value(part.tensor) for part in parts]
-            digests.append(bits.combine(found))
+            digests.append(_state_digest(parts, state) if state else 0)
         return digests
+
+
+def _state_digest(parts: list[Any], state: dict[Any, Any]) -> Any:
+    """Return one digest for all of a parameter's state; accelerators' parts are read back together, later."""
+    found = []
+    for part, value in zip(parts, state.values(), strict=False):
+        if isinstance(value, torch.Tensor):
+            part.tensor = value
+            found.append(part.digest())
+        else:
+            found.append(_value(value))
+    return found[0] if len(found) == 1 else bits.combine(found)
 
 
 class Trail:
@@ -104,6 +111,7 @@ class Trail:
         self._files: list[int] = []
         self._details = 0
         self._pending: Any = None
+        self._last: tuple[Any, Any] = (lambda: None, None)
 
     def install(self) -> None:
         """Register the hooks."""
@@ -139,9 +147,10 @@ class Trail:
         if out_of_sight():
             self._batches.hidden = True
             return None
-        known = self._optimizers.get(optimizer)
+        known = self._last[1] if self._last[0]() is optimizer else self._optimizers.get(optimizer)
         if known is None or known.count != _count(optimizer):
             known = self._meet(optimizer, known)
+        self._last = (known.reference, known)
         full = form.is_full(known.step, known.every, self._schedule)
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
         flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
@@ -198,14 +207,14 @@ class Trail:
 
     def _write(self, known: _Optimizer, flags: int, columns: list[Any]) -> None:
         packed = [None if value is None or isinstance(value, int) else bits.pack(value) for value in columns]
-        numbers = tuple(_column(value, data) for value, data in zip(columns, packed, strict=True))
-        row = form.Frame(known.step, known.number, flags, 0, numbers, self._chain)
-        self._chain = xxhash.xxh3_128_digest(form.pack(row))
+        numbers = [_column(value, data) for value, data in zip(columns, packed, strict=True)]
+        head = (known.step, known.number, flags)
+        self._chain = xxhash.xxh3_128_digest(form.ROW.pack(*head, 0, *numbers, self._chain))
         detail = 0
         if flags & form.FULL:
             detail = self._details + 1
             self._details += os.write(self._files[1], _detail(known.table, packed))
-        os.write(self._files[0], form.pack(row._replace(detail=detail, chain=self._chain)))
+        os.write(self._files[0], form.ROW.pack(*head, detail, *numbers, self._chain))
 
 
 def _detail(table: int, packed: Sequence[bytes | None]) -> bytes:

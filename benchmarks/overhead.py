@@ -1,0 +1,187 @@
+"""What `repro` costs, each claim as a ratio or a difference measured side by side in one run: medians and spread.
+
+    .venv/bin/python benchmarks/overhead.py            all four, about four minutes
+    .venv/bin/python benchmarks/overhead.py run trail  some of them
+
+* run: wall time of `repro run -- python train.py` against `python train.py`; the limit is 0.3 s more.
+* trail: a training of the digits experiment with the trail against one without; the limit is 5% of a step.
+* log: `run.log` of one scalar against a flushed JSON line written by hand; the limit is twice.
+* ls: `repro ls` in a store of 1,000 runs; the limit is 0.3 s.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PYTHON = sys.executable
+REPRO = str(Path(PYTHON).with_name("repro"))
+
+SCRIPT = """\
+import torch
+model = torch.nn.Linear(64, 10)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(20):
+    optimizer.zero_grad()
+    model(torch.randn(32, 64)).square().mean().backward()
+    optimizer.step()
+"""
+
+TRAINING = """\
+import sys, time
+sys.path.insert(0, "experiments/digits")
+import torch, repro
+from train import train
+train(repro.current())  # imports and first calls
+start = time.perf_counter()
+train(repro.current())
+print(time.perf_counter() - start)
+"""
+
+LOGGING = """\
+import json, sys, time, repro
+n = 20_000
+run = repro.current()
+run.log(step=0, loss=0.5)
+mine, theirs = [], []
+with open(sys.argv[1], "w") as handle:
+    for _ in range(7):
+        start = time.perf_counter()
+        for step in range(n):
+            run.log(step=step, loss=0.1234567)
+        mine.append((time.perf_counter() - start) / n * 1e6)
+        start = time.perf_counter()
+        for step in range(n):
+            handle.write(json.dumps({"t": time.time(), "step": step, "loss": 0.1234567}) + "\\n")
+            handle.flush()
+        theirs.append((time.perf_counter() - start) / n * 1e6)
+print(json.dumps([mine, theirs]))
+"""
+
+
+def seconds(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> float:
+    """Return the wall time of one command."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, env=env)
+    return time.perf_counter() - start
+
+
+def spread(values: list[float]) -> str:
+    """Return median, minimum and maximum."""
+    return f"median {statistics.median(values):.4g} (min {min(values):.4g}, max {max(values):.4g}, n {len(values)})"
+
+
+def job(folder: Path, *, trail: bool) -> dict[str, str]:
+    """Make a job directory by hand, and return the environment of a process that belongs to it."""
+    for name in ("observed", "metrics", "trail", "checkpoints", "artifacts", "inputs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    params = {
+        "epochs": 50,
+        "batch_size": 48,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+        "width": 16,
+        "dropout": 0.2,
+    }
+    value = {
+        "folder": str(folder),
+        "run_id": "benchmark",
+        "seed": 0,
+        "profile": "strict",
+        "threads": 1,
+        "root": str(ROOT),
+        "store": str(folder),
+        "started_ns": time.time_ns(),
+        "params": params,
+        "trail": {"enabled": trail, "first": 10, "budget_us": 200, "thin_after": 10_000},
+        "budget": {"epochs": 50},
+    }
+    (folder / "job.json").write_text(json.dumps(value))
+    return {**os.environ, "REPRO_JOB": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def run(scratch: Path) -> None:
+    """Compare the wall time of a script under `repro run` with plain python, in a copy of this repository."""
+    project = scratch / "project"
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".venv", ".repro", ".git", "__pycache__", ".*_cache"))
+    (project / "bench.py").write_text(SCRIPT)
+    subprocess.run(["git", "init", "-q", "."], cwd=project, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=project, check=True)
+    recorded, plain = [REPRO, "run", "--", PYTHON, "bench.py"], [PYTHON, "bench.py"]
+    first = seconds(recorded, project) - seconds(plain, project)
+    pairs = [(seconds(recorded, project), seconds(plain, project)) for _ in range(11)]
+    print(f"run     plain python      {spread([b for _, b in pairs])} s")
+    print(f"        repro run adds    {spread([a - b for a, b in pairs])} s; the first time {first:.3g} s; limit 0.3 s")
+
+
+def trail(scratch: Path) -> None:
+    """Compare trainings of the digits experiment with and without the trail."""
+
+    def once(name: str, *, on: bool) -> float:
+        env = job(scratch / name, trail=on)
+        done = subprocess.run([PYTHON, "-c", TRAINING], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+        return float(done.stdout)
+
+    pairs = [(once(f"with{index}", on=True), once(f"without{index}", on=False)) for index in range(9)]
+    step_ms = [b / 1150 * 1e3 for _, b in pairs]
+    print(f"trail   step without      {spread(step_ms)} ms")
+    print(f"        the trail adds    {spread([(a / b - 1) * 100 for a, b in pairs])} %; limit 5 %")
+
+
+def log(scratch: Path) -> None:
+    """Compare one scalar logged with a JSON line written and flushed by hand."""
+    env = job(scratch / "log", trail=False)
+    command = [PYTHON, "-c", LOGGING, str(scratch / "lines.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    mine, theirs = json.loads(done.stdout)
+    print(f"log     by hand           {spread(theirs)} us")
+    print(f"        run.log           {spread(mine)} us")
+    print(f"        ratio             {spread([a / b for a, b in zip(mine, theirs, strict=True)])}; limit 2")
+
+
+def ls(scratch: Path) -> None:
+    """Time `repro ls` on 1,000 runs: copies of one real run, sealed through the store's own code."""
+    import msgspec
+
+    from repro.base import clock
+    from repro.store.store import Store
+
+    project = scratch / "many"
+    project.mkdir()
+    (project / "pyproject.toml").touch()
+    (project / "tiny.py").write_text("import repro; repro.current().log(acc=0.5)")
+    seconds([REPRO, "run", "--", PYTHON, "tiny.py"], project)
+    store = Store(project / ".repro")
+    run_id = next(store.run_ids())
+    record, outcome = store.record(run_id), store.outcome(run_id)
+    assert outcome is not None  # noqa: S101
+    for _ in range(999):
+        copy = clock.new_run_id()
+        _, lock = store.new_run(copy)
+        digest = store.seal_record(msgspec.structs.replace(record, run_id=copy))
+        store.seal_outcome(msgspec.structs.replace(outcome, run_id=copy, record_digest=digest, files={}))
+        os.close(lock)
+    first = seconds([REPRO, "ls"], project)
+    times = [seconds([REPRO, "ls"], project) for _ in range(11)]
+    print(f"ls      1,000 runs        {spread(times)} s; building the index {first:.3g} s; limit 0.3 s")
+
+
+def main() -> None:
+    """Run the benchmarks that are named, or all."""
+    every: dict[str, Callable[[Path], None]] = {"run": run, "trail": trail, "log": log, "ls": ls}
+    for name in sys.argv[1:] or every:
+        with tempfile.TemporaryDirectory(prefix="repro-benchmark-") as scratch:
+            every[name](Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
