@@ -1,7 +1,9 @@
 """Canonical JSON (RFC 8785) that keeps what plain JSON loses.
 
-RFC 8785 writes ``1.0`` as ``1`` and has no NaN and no integer beyond 2**53. A learning rate of ``1`` and one of
-``1.0`` are different Python values, so such scalars are tagged: ``{"$float": "1.0"}``, ``{"$int": "9007199254740993"}``
+RFC 8785 writes ``1.0`` as ``1``, and has no NaN, no integer beyond 2**53 and no half of a surrogate pair (what Python
+makes of a file name that is not UTF-8). A learning rate of ``1`` and one of ``1.0`` are different Python values, so
+such values are tagged: ``{"$float": "1.0"}``, ``{"$int": "9007199254740993"}``, ``{"$utf8": "<hex>"}``; a mapping with
+such a key is ``{"$pairs": [[key, value], ...]}``, and one that looks like a tag is ``{"$map": {...}}``.
 Everything that `dumps` writes, `loads` reads back as it was; tuples become lists.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import rfc8785
 
@@ -17,8 +19,10 @@ _SAFE = 2**53 - 1
 
 
 def _tag(value: Any) -> Any:
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    if isinstance(value, bool) or value is None:
         return value
+    if isinstance(value, str):
+        return value if _is_unicode(value) else {"$utf8": value.encode("utf-8", "surrogatepass").hex()}
     if isinstance(value, int):
         return value if -_SAFE <= value <= _SAFE else {"$int": str(value)}
     if isinstance(value, float):
@@ -31,11 +35,21 @@ def _tag(value: Any) -> Any:
     raise TypeError(msg)
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _tag_mapping(value: dict[Any, Any]) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str):
             msg = f"canonical JSON wants text as keys, not {key!r}"
             raise TypeError(msg)
+    if not all(map(_is_unicode, value)):
+        return {"$pairs": [[_tag(key), _tag(value[key])] for key in sorted(value)]}
     tagged = {key: _tag(item) for key, item in value.items()}
     # A mapping that looks like a tag is wrapped, so that the tags stay unambiguous.
     return {"$map": tagged} if len(tagged) == 1 and next(iter(tagged)) in _TAGS else tagged
@@ -56,7 +70,9 @@ def _untag(value: Any) -> Any:
 _TAGS: dict[str, Any] = {
     "$int": int,
     "$float": float,
+    "$utf8": lambda item: bytes.fromhex(item).decode("utf-8", "surrogatepass"),
     "$map": lambda item: {key: _untag(inner) for key, inner in item.items()},
+    "$pairs": lambda item: {_untag(key): _untag(inner) for key, inner in item},
 }
 
 
@@ -65,6 +81,7 @@ def dumps(value: Any) -> bytes:
 
     Raises:
         TypeError: for any other type.
+        ValueError: for an integer of more digits than Python reads back (4,300).
     """
     return rfc8785.dumps(_tag(value))
 
@@ -73,6 +90,15 @@ def loads(data: bytes | str) -> Any:
     """Return the value whose canonical bytes are ``data``; the inverse of `dumps`.
 
     Raises:
-        ValueError: when ``data`` is not JSON.
+        ValueError: when ``data`` is not JSON, or holds a tag that `dumps` does not write.
     """
-    return _untag(json.loads(data))
+    try:
+        return _untag(json.loads(data, parse_constant=_refuse))
+    except (TypeError, AttributeError, RecursionError) as error:
+        msg = f"not canonical JSON: {error}"
+        raise ValueError(msg) from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    msg = f"{constant} is no JSON"
+    raise ValueError(msg)

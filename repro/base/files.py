@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from repro.errors import StoreError
+
+#: The end of the names under which files are written before they are put in place; what has it is litter of a crash.
+TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
@@ -41,21 +45,14 @@ def publish(path: Path, data: bytes) -> None:
     """Write a new, read-only file that is whole or absent at any crash, and never replaces another.
 
     Raises:
-        StoreError: when the disk refuses; nothing is left behind under ``path``.
-        FileExistsError: when ``path`` is there already.
+        StoreError: when the disk refuses, or ``path`` is there already.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with disk_errors("write", path):
             _write_synced(temporary, data, 0o444)
-        try:
             os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}", hint=_hint(error, path)) from error
-        with disk_errors("write", path):
-            sync_folder(path.parent)
+            _sync_or_take_back(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -63,7 +60,7 @@ def publish(path: Path, data: bytes) -> None:
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write or replace a file of which there is no sealed copy: caches, indexes, the store's own settings."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with disk_errors("write", path):
         try:
             _write_synced(temporary, data, mode)
@@ -73,8 +70,38 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def _sync_or_take_back(path: Path) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def make_final(paths: Iterable[Path]) -> None:
+    """Make files that others wrote durable and read-only. Raises StoreError."""
+    folders = set()
+    for path in paths:
+        with disk_errors("seal", path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fchmod(fd, 0o444)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        folders.add(path.parent)
+    for folder in sorted(folders):
+        with disk_errors("seal", folder):
+            sync_folder(folder)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside ``path``: one that a crash left may be a link to a sealed file, never to be opened."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+
+
 def _write_synced(path: Path, data: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
         while view:

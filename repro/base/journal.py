@@ -1,8 +1,8 @@
 """An append-only file of lines in a hash chain: an edit, a deletion or a swap breaks it at the line it touches.
 
-Each line is canonical JSON with ``seq`` (from 0) and ``prev``, the digest of the line before. What a chain cannot
-tell by itself is that its last lines were cut off, or that all of it was computed anew: that takes a signature, or
-a head that was kept elsewhere.
+Each line is canonical JSON with ``seq`` (from 0), ``prev``, the digest of the line before, and ``sum``, the digest of
+the line without it: so a damaged line is found by itself, the last one too. What a chain cannot tell is that its last
+lines were cut off, or that all of it was computed anew: that takes a signature, or a head that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -36,22 +36,25 @@ def append(path: Path, entry: dict[str, Any]) -> None:
     try:
         end, last = _last_line(fd, path)
         head = {"seq": 0, "prev": GENESIS} if last is None else _next(last, path)
-        line = canonical.dumps(head | entry) + b"\n"
         with disk_errors("append to", path):
-            _append_at(fd, end, line)
-            os.fsync(fd)
+            _append_at(fd, end, _line(head | entry))
             if fresh:
                 sync_folder(path.parent)
     finally:
         os.close(fd)
 
 
+def _line(entry: dict[str, Any]) -> bytes:
+    return canonical.dumps(entry | {"sum": digest.of_bytes(canonical.dumps(entry))}) + b"\n"
+
+
 def _append_at(fd: int, end: int, line: bytes) -> None:
     os.ftruncate(fd, end)
     try:
-        written = os.pwrite(fd, line, end)
-        if written < len(line):
-            os.pwrite(fd, line[written:], end + written)
+        written = 0
+        while written < len(line):
+            written += os.pwrite(fd, line[written:], end + written)
+        os.fsync(fd)
     except OSError:
         os.ftruncate(fd, end)
         raise
@@ -99,19 +102,29 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def check(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return all entries that can be read, and a sentence for each place where the chain is broken."""
+    """Return all entries that can be read, and a sentence for each line that is damaged or out of its place."""
     entries: list[dict[str, Any]] = []
     faults: list[str] = []
-    prev = GENESIS
-    for number, (_, line) in enumerate(read(path)):
-        try:
-            entry = canonical.loads(line)
-            chained = (entry["seq"], entry["prev"]) == (number, prev) and canonical.dumps(entry) == line
-        except (ValueError, KeyError, TypeError):
-            faults.append(f"{path.name} line {number + 1} cannot be read")
-        else:
-            if not chained:
-                faults.append(f"{path.name} line {number + 1} does not follow from the line before it")
-            entries.append(entry)
-        prev = digest.of_bytes(line)
+    follows: tuple[int, str] | None = (0, GENESIS)
+    for number, (_, line) in enumerate(read(path), 1):
+        entry = _intact(line)
+        if entry is None:
+            faults.append(f"{path.name} line {number} was changed: it is not as it was written")
+            follows = None  # what should come next is not known
+            continue
+        if follows not in (None, (entry["seq"], entry["prev"])):
+            faults.append(f"{path.name} line {number} does not follow from the line before it")
+        entries.append(entry)
+        follows = (entry["seq"] + 1, digest.of_bytes(line))
     return entries, faults
+
+
+def _intact(line: bytes) -> dict[str, Any] | None:
+    """Return the entry of a line that is as it was written, else None."""
+    try:
+        entry = canonical.loads(line)
+        bare = {name: value for name, value in entry.items() if name != "sum"}
+        whole = _line(bare) == line + b"\n" and isinstance(entry["seq"], int) and "prev" in entry
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return None
+    return entry if whole else None

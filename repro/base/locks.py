@@ -24,6 +24,22 @@ def exclusive(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold the lock on ``path`` beside other readers, while no writer has it; nothing is made or written."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with disk_errors("lock", path):
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
 def acquire(path: Path, note: bytes) -> int:
     """Take the lock on ``path`` for the life of this process, write ``note`` in it, and return its descriptor."""
     with disk_errors("lock", path):

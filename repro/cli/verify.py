@@ -18,7 +18,7 @@ def command(run: str | None, as_json: bool) -> int:
     """
     store = common.open_store()
     common.needs_runs(store)
-    found = verify.verify(store, None if run is None else names.resolve(store, run))
+    found = verify.verify(store, None if run is None else names.resolve(store, run, write=False))
     if as_json:
         common.emit({"ok": not (found.faults or found.journal_faults), **found._asdict(), "limit": verify.LIMIT})
     else:

@@ -117,6 +117,10 @@ class FileDigest(Frozen, frozen=True, kw_only=True):
     note: str | None = None
 
 
+#: The note on an input that an earlier run had left: its bytes are an object of the store.
+KEPT = "left by an earlier run; kept in the store"
+
+
 class TrailSummary(Frozen, frozen=True, kw_only=True):
     """One process's trail: its key (rank and order), frames, and the chain's last digest."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from repro.capture.data import StatCache
 from repro.errors import ReproError
-from repro.record.values import Outcome, Record
+from repro.record.values import KEPT, Outcome, Record
 from repro.store.store import Store
 
 
@@ -54,7 +54,7 @@ def _inputs(store: Store, outcome: Outcome, root: Path, place: Path) -> list[tup
     changed: list[tuple[str, str | None, str | None]] = []
     for item in outcome.inputs:
         inside = not os.path.isabs(item.path)
-        if item.note is not None and item.note.startswith("left by an earlier run") and item.digest is not None:
+        if item.note == KEPT and item.digest is not None:
             if inside:
                 store.objects.restore(item.digest, place / item.path)
             continue

@@ -12,7 +12,7 @@ from repro.base import digest, files, locks
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
 from repro.capture.walk import is_secret, walk
-from repro.record.values import FileDigest
+from repro.record.values import KEPT, FileDigest
 from repro.run.observed import Observed
 from repro.store.store import Store
 
@@ -47,7 +47,7 @@ def inputs(
 
 def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kept: dict[str, str]) -> FileDigest:
     if path in kept:
-        return FileDigest(path=name, size=stat[0], digest=kept[path], note="left by an earlier run; kept in the store")
+        return FileDigest(path=name, size=stat[0], digest=kept[path], note=KEPT)
     try:
         now = os.stat(path)
         value = cache.digest(path)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from pathlib import Path
 
 from repro.base import digest
 from repro.engines import local
+from repro.errors import StoreError
 from repro.run import conclude
 from repro.store.store import Store
+
+_PATIENCE = 10.0  # seconds for killed processes to be gone
 
 
 def others(store: Store, run_id: str) -> int:
@@ -17,10 +22,17 @@ def others(store: Store, run_id: str) -> int:
 
 
 def recover(store: Store) -> int:
-    """Conclude every run whose supervisor is gone; return how many others are still going on."""
+    """Conclude every run whose supervisor is gone; return how many others are still going on.
+
+    One that cannot be concluded (the disk is full, its record is damaged) stays open for the next writer: it must not
+    keep anybody from running. It is shown as LOST meanwhile, and `verify` names what is damaged.
+    """
     going_on = 0
     for marker in sorted(store.open.iterdir()):
-        going_on += not _recover(store, marker.name)
+        try:
+            going_on += not _recover(store, marker.name)
+        except (StoreError, OSError):
+            continue
     return going_on - 1
 
 
@@ -30,23 +42,32 @@ def _recover(store: Store, run_id: str) -> bool:
     if store.alive(run_id) != "LOST":
         return False
     try:
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # taken away by hand
-        return store.settle(run_id)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        return store.forget(run_id)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _conclude(store, run_id)
     except BlockingIOError:
         return False
-    try:
-        local.kill_left(folder)
-        if store.settle(run_id):
-            return True
-        record = store.record(run_id)
-        found = digest.of_bytes(store.read(folder / "record.json"))
-        outcome = conclude.outcome_of(
-            record, found, store, state="LOST", started=record.created, reason="its supervisor ended without an outcome"
-        )
-        store.seal_outcome(outcome)
     finally:
         os.close(fd)
     return True
+
+
+def _conclude(store: Store, run_id: str) -> None:
+    folder = store.run_folder(run_id)
+    _end_processes(folder)
+    if store.settle(run_id):
+        return
+    record = store.record(run_id)
+    found = digest.of_bytes(store.read(folder / "record.json"))
+    reason = "its supervisor ended without an outcome"
+    store.seal_outcome(conclude.outcome_of(record, found, store, state="LOST", started=record.created, reason=reason))
+
+
+def _end_processes(folder: Path) -> None:
+    """Kill what the run left going on, and wait until it is gone: nobody writes to its files any more."""
+    deadline = time.monotonic() + _PATIENCE
+    while local.kill_left(folder) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,11 @@ _SETTINGS = {
     "core.fsyncMethod": "batch",
     "gc.auto": "0",
 }
+#: An object in what git fsck says: by its file, or by its name; the far end of a broken link is a line of its own.
+_OBJECT = re.compile(
+    r"^(?!broken link|notice:)(?:.*\bobjects/([0-9a-f]{2})/([0-9a-f]{38})|.*?\b([0-9a-f]{2})([0-9a-f]{38})\b)",
+    re.MULTILINE,
+)
 
 
 class CodeChange(NamedTuple):
@@ -149,15 +155,44 @@ class CodeRepository:
         options = ("--no-ext-diff", "--no-textconv", "--no-color", "-p", "-r")
         return self._git("diff-tree", *options, _id(before), _id(after)).decode(errors="backslashreplace")
 
-    def check(self) -> list[str]:
-        """Return a sentence for each object that is not what its name says."""
+    def check(self, trees: Collection[str], *, only: bool = False) -> list[str]:
+        """Return a sentence for each file of an object that is missing or not what its name says.
+
+        All objects are looked at, and all that ``trees`` need; with ``only``, just those that they need.
+        """
         if not self.folder.exists():
-            return []
+            return [f"{self.folder.name} is missing"] if trees else []
         try:
-            self._git("fsck", "--full", "--no-dangling", "--no-progress")
+            self._git("fsck", "--full", "--no-dangling", "--no-progress", *map(_id, trees))
         except CaptureError as error:
-            return [f"code.git: {line}" for line in str(error).splitlines()]
+            found = error.__cause__
+            if not isinstance(found, subprocess.CalledProcessError):
+                raise
+            return self._damaged(found.stdout + found.stderr, self._needed(trees) if only else None)
         return []
+
+    def _damaged(self, said: bytes, needed: set[str] | None) -> list[str]:
+        names = {
+            (found[1] or found[3]) + (found[2] or found[4]) for found in _OBJECT.finditer(said.decode(errors="replace"))
+        }
+        if not names:
+            return [f"{self.folder.name}: {line}" for line in said.decode(errors="replace").splitlines()]
+        files = {name: self.folder / "objects" / name[:2] / name[2:] for name in names}
+        return [
+            f"{path.relative_to(self.folder.parent)} is {'not what its name says' if path.exists() else 'missing'}"
+            for name, path in sorted(files.items())
+            if needed is None or name in needed
+        ]
+
+    def _needed(self, trees: Iterable[str]) -> set[str] | None:
+        """Return the names of all objects of the trees, or None where they cannot be listed."""
+        found = {_id(tree) for tree in trees}
+        try:
+            for tree in list(found):
+                found.update(line.split()[2].decode() for line in self._git("ls-tree", "-r", "-t", tree).splitlines())
+        except CaptureError:
+            return None
+        return found
 
 
 def _id(tree: str) -> str:

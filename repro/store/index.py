@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from repro.base import canonical, digest, journal
 from repro.errors import StoreDamagedError
 from repro.store.store import Store
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE head (version INTEGER, offset INTEGER, digest TEXT);
 CREATE TABLE runs (
-    place INTEGER PRIMARY KEY, run_id TEXT UNIQUE, name TEXT, state TEXT, started TEXT, params TEXT, metrics TEXT,
-    directions TEXT, recipe_digest TEXT, replay_of TEXT, root TEXT, verdict TEXT
+    place INTEGER PRIMARY KEY, run_id TEXT UNIQUE, name TEXT, state TEXT, started TEXT DEFAULT '',
+    params TEXT DEFAULT '{}', metrics TEXT DEFAULT '{}', directions TEXT DEFAULT '{}', recipe_digest TEXT,
+    replay_of TEXT, root TEXT, verdict TEXT
 );
 """
 _COLUMNS = (
@@ -36,36 +39,67 @@ _COLUMNS = (
 _JSON = ("params", "metrics", "directions")
 
 
-def rows(store: Store) -> list[dict[str, Any]]:
-    """Return one mapping for each run, oldest first; a run without an outcome has its state of this moment."""
-    with contextlib.closing(_open(store)) as base:
-        found = base.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY place").fetchall()  # noqa: S608
+def rows(store: Store, *, write: bool = True) -> list[dict[str, Any]]:
+    """Return one mapping for each run, oldest first; a run without an outcome has its state of this moment.
+
+    Without ``write`` nothing is made or brought up to date on the disk.
+
+    Raises:
+        StoreDamagedError: when the index can be made neither on the disk nor in memory.
+    """
+    for attempt in _attempts(store, write=write):
+        try:
+            with contextlib.closing(attempt()) as base:
+                _catch_up(base, store)
+                return [_present(run, store) for run in _all(base)]
+        except (sqlite3.Error, ValueError):
+            continue
+    msg = f"the index of {store.folder} can be made neither on the disk nor in memory"
+    raise StoreDamagedError(msg)
+
+
+def _attempts(store: Store, *, write: bool) -> list[Callable[[], sqlite3.Connection]]:
+    """Return the ways to an index, best first: as it lies on the disk, made anew there, in memory."""
+    path = store.folder / "index.sqlite"
+
+    def as_it_is() -> sqlite3.Connection:
+        return _connect(str(path) if write else f"file:{quote(str(path))}?mode=ro")
+
+    def anew() -> sqlite3.Connection:
+        with contextlib.suppress(OSError):
+            for name in (path, path.with_name(f"{path.name}-journal")):
+                name.unlink(missing_ok=True)
+        return as_it_is()
+
+    def in_memory() -> sqlite3.Connection:
+        return _connect(":memory:")
+
+    return [as_it_is, anew, in_memory] if write else [as_it_is, in_memory]
+
+
+def _connect(place: str) -> sqlite3.Connection:
+    return sqlite3.connect(place, timeout=10, isolation_level=None, uri=place.startswith("file:"))
+
+
+def _all(base: sqlite3.Connection) -> list[dict[str, Any]]:
+    found = base.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY place").fetchall()  # noqa: S608
     runs = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
     for run in runs:
         for name in _JSON:
             run[name] = canonical.loads(run[name])
-        if run["state"] is None:
-            run["state"] = store.alive(run["run_id"])
     return runs
 
 
-def _open(store: Store) -> sqlite3.Connection:
-    """Return the index, brought up to the journal's end; in memory where the store cannot be written."""
-    path = store.folder / "index.sqlite"
-    for place in (str(path), None, ":memory:"):
-        if place is None:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            place = str(path)  # noqa: PLW2901
-        base = sqlite3.connect(place, timeout=10, isolation_level=None)
+def _present(run: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Return the run with its state of this moment: it may have ended since the journal was read."""
+    if run["state"] is None:
         try:
-            _catch_up(base, store)
-        except sqlite3.Error:
-            base.close()
-        else:
-            return base
-    msg = f"the index of {store.folder} can be made neither on the disk nor in memory"
-    raise StoreDamagedError(msg)
+            run["state"], outcome = store.state(run["run_id"])
+        except StoreDamagedError:
+            run["state"], outcome = "UNKNOWN", None
+        if outcome is not None:
+            run["metrics"] = outcome.metrics
+    return run
 
 
 def _catch_up(base: sqlite3.Connection, store: Store) -> None:
@@ -115,26 +149,23 @@ def _take_in(base: sqlite3.Connection, store: Store, line: bytes) -> None:
     try:
         entry = json.loads(line)
         kind, run_id = entry["kind"], entry["run"]
-        if kind == "record":
-            _enter_record(base, store, run_id)
-        elif kind == "outcome":
-            outcome = store.outcome(run_id)
-            if outcome is not None:
-                values = (outcome.state, canonical.dumps(outcome.metrics).decode(), run_id)
-                base.execute("UPDATE runs SET state = ?, metrics = ? WHERE run_id = ?", values)
-        elif kind == "attachment" and "verdict" in entry["path"]:
-            for note in store.attachments(run_id):
-                base.execute("UPDATE runs SET verdict = ? WHERE run_id = ?", (note.body.get("verdict"), run_id))
-    except (ValueError, KeyError, StoreDamagedError):
+    except (ValueError, KeyError, TypeError):
         return
+    if kind == "record":
+        base.execute("INSERT OR IGNORE INTO runs (run_id, name) VALUES (?, 'its record cannot be read')", (run_id,))
+    with contextlib.suppress(StoreDamagedError):
+        _TAKERS.get(kind, _nothing)(base, store, run_id)
+
+
+def _nothing(_base: sqlite3.Connection, _store: Store, _run_id: str) -> None:
+    """Take in nothing, of a line of a kind that lists do not show."""
 
 
 def _enter_record(base: sqlite3.Connection, store: Store, run_id: str) -> None:
     record = store.record(run_id)
     directions = {name: spec.direction for name, spec in record.metrics.items() if spec.direction}
     values = (
-        run_id,
-        record.name,
+        record.name.encode(errors="replace").decode(),
         record.created,
         canonical.dumps(record.recipe.params).decode(),
         canonical.dumps(directions).decode(),
@@ -143,8 +174,27 @@ def _enter_record(base: sqlite3.Connection, store: Store, run_id: str) -> None:
         record.circumstances.get("project", {}).get("root"),
     )
     base.execute(
-        "INSERT OR REPLACE INTO runs"
-        " (run_id, name, started, params, metrics, directions, recipe_digest, replay_of, root)"
-        " VALUES (?, ?, ?, ?, '{}', ?, ?, ?, ?)",
-        values,
+        "UPDATE runs SET name = ?, started = ?, params = ?, directions = ?, recipe_digest = ?, replay_of = ?, root = ?"
+        " WHERE run_id = ?",
+        (*values, run_id),
     )
+
+
+def _enter_outcome(base: sqlite3.Connection, store: Store, run_id: str) -> None:
+    outcome = store.outcome(run_id)
+    if outcome is not None:
+        values = (outcome.state, canonical.dumps(outcome.metrics).decode(), run_id)
+        base.execute("UPDATE runs SET state = ?, metrics = ? WHERE run_id = ?", values)
+
+
+def _enter_attachments(base: sqlite3.Connection, store: Store, run_id: str) -> None:
+    for note in store.attachments(run_id):
+        if note.kind == "verdict":
+            base.execute("UPDATE runs SET verdict = ? WHERE run_id = ?", (note.body.get("verdict"), run_id))
+
+
+_TAKERS: dict[str, Callable[[sqlite3.Connection, Store, str], None]] = {
+    "record": _enter_record,
+    "outcome": _enter_outcome,
+    "attachment": _enter_attachments,
+}

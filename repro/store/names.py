@@ -12,13 +12,13 @@ from repro.store.store import Store
 _SHOWN = 5
 
 
-def resolve(store: Store, name: str) -> str:
-    """Return the id of the run that ``name`` means.
+def resolve(store: Store, name: str, *, write: bool = True) -> str:
+    """Return the id of the run that ``name`` means; without ``write`` the index is not brought up to date.
 
     Raises:
         RunNotFoundError: when there is no such run, or more than one.
     """
-    runs = index.rows(store)
+    runs = index.rows(store, write=write)
     if not runs:
         raise RunNotFoundError(f"no runs in {store.folder}", hint="repro run -- python train.py makes the first")
     back = re.fullmatch(r"last(?:~(\d+))?", name)
@@ -55,10 +55,12 @@ def _best(runs: list[dict[str, Any]], metric: str) -> str:
 def _prefix(ids: list[str], name: str) -> str:
     if name in ids:
         return name
+    if not name:
+        raise RunNotFoundError("the name of a run is empty", hint="repro ls lists the runs; `last` is the latest")
     found = [run_id for run_id in ids if run_id.startswith(name) or run_id.rpartition("-")[2].startswith(name)]
     if len(found) == 1:
         return found[0]
-    if not found or not name:
+    if not found:
         raise RunNotFoundError(f"no run {name!r}", hint="repro ls lists the runs; `last` is the latest")
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     raise RunNotFoundError(f"{name!r} fits {len(found)} runs: {shown}", hint="give more of the id")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from repro.base import digest, files
@@ -22,18 +23,20 @@ class Objects:
         return self.folder / value[:2] / value[2:]
 
     def take(self, source: Path) -> str:
-        """Move a file of the same disk into the store; return its digest."""
+        """Keep a file of the same disk, which is final from now on, as an object too; return its digest."""
         name = digest.of_file(source)
         place = self.path(name)
+        files.make_final([source])
         with files.disk_errors("keep", source):
             place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                source.unlink()
-            else:
-                os.chmod(source, 0o444)
-                source.rename(place)
+            if not self._is_whole(name):
+                place.unlink(missing_ok=True)
+                os.link(source, place)
                 files.sync_folder(place.parent)
         return name
+
+    def _is_whole(self, name: str) -> bool:
+        return self.path(name).exists() and digest.of_file(self.path(name)) == name
 
     def restore(self, name: str, target: Path) -> None:
         """Copy an object to ``target``, checking its bytes.
@@ -44,17 +47,26 @@ class Objects:
         place = self.path(name)
         if not place.exists():
             raise StoreDamagedError(f"object {name} is missing from {self.folder}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, target)
+        with files.disk_errors("write", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place, target)
         if digest.of_file(target) != name:
             target.unlink()
             raise StoreDamagedError(f"object {place} is not what its name says", hint="repro verify")
 
-    def check(self) -> list[str]:
-        """Return a sentence for each object that is not what its name says."""
-        found = (path for path in sorted(self.folder.glob("??/*")) if path.is_file())
-        return [
-            f"{path.relative_to(self.folder.parent)} is not what its name says"
-            for path in found
-            if digest.of_file(path) != f"sha256:{path.parent.name}{path.name}"
-        ]
+    def check(self, names: Iterable[str], *, only: bool = False) -> list[str]:
+        """Return a sentence for each object that is not what its name says, and for each of ``names`` that is missing.
+
+        All objects are looked at; with ``only``, just those of ``names``.
+        """
+        wanted = {self.path(name) for name in names}
+        there = wanted if only else wanted.union(path for path in self.folder.glob("??/*") if path.is_file())
+        return [fault for path in sorted(there) if (fault := self._fault(path)) is not None]
+
+    def _fault(self, path: Path) -> str | None:
+        place = path.relative_to(self.folder.parent)
+        try:
+            found = digest.of_file(path)
+        except OSError as error:
+            return f"{place} is missing" if not path.exists() else f"{place} cannot be read: {error.strerror}"
+        return None if found == f"sha256:{path.parent.name}{path.name}" else f"{place} is not what its name says"

@@ -6,6 +6,7 @@ hash-chained journal under its lock; nothing sealed is ever opened for writing a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,17 +14,19 @@ import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from repro.base import clock, digest, files, journal, locks
-from repro.errors import StoreDamagedError, StoreError
-from repro.record.values import Attachment, Outcome, Record, seal, unseal
+from repro.errors import StoreDamagedError, StoreError, UsageError
+from repro.record.values import Attachment, Outcome, Record, State, seal, unseal
 from repro.store.code import CodeRepository
 from repro.store.objects import Objects
 
 FORMAT = 1
 #: Folders of a run; the supervisor and the processes of the run write there, nobody else.
 RUN_FOLDERS = ("observed", "metrics", "trail", "checkpoints", "artifacts", "inputs")
+#: What a store's folder may hold before its marker is written.
+_PARTS = frozenset({".gitignore", "key", "journal.lock", "runs", "cache", "work", "open", "objects"})
 
 
 class Store:
@@ -33,6 +36,7 @@ class Store:
         self.folder = folder
         self.runs = folder / "runs"
         self.journal = folder / "journal.jsonl"
+        self._journal_lock = folder / "journal.lock"
         self.cache = folder / "cache"
         self.work = folder / "work"
         self.open = folder / "open"
@@ -47,31 +51,55 @@ class Store:
             StoreError: when it cannot be made, or is of another format.
         """
         store = cls(folder)
-        marker = folder / "store.json"
-        if not marker.exists():
-            with files.disk_errors("make the store", folder):
-                for part in (folder, store.runs, store.cache, store.work, store.open, store.objects.folder):
-                    part.mkdir(parents=True, exist_ok=True)
-            with locks.exclusive(folder / "journal.lock"):
-                store._found(marker)
+        fresh = not store.exists()
+        if fresh:
+            store._check_place()
+        with files.disk_errors("make the store", folder):
+            for part in (folder, store.runs, store.cache, store.work, store.open, store.objects.folder):
+                part.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            with locks.exclusive(store._journal_lock):
+                store._found()
         store.check_format()
         return store
 
-    def _found(self, marker: Path) -> None:
-        if not marker.exists():
+    def exists(self) -> bool:
+        """Say whether there is a store in the folder: the marker is the last file that `create` writes."""
+        return self._marker.exists()
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / "store.json"
+
+    def _check_place(self) -> None:
+        """Raise UsageError where the new store's folder holds something that is no part of a store half made."""
+        try:
+            strangers = sorted(set(os.listdir(self.folder)) - _PARTS)
+        except OSError:  # not there yet, or no folder: making it says what is wrong
+            return
+        strangers = [name for name in strangers if not name.endswith(files.TEMPORARY)]
+        if strangers:
+            hint = "REPRO_STORE=/a/folder that is new or empty"
+            raise UsageError(f"{self.folder} is not empty and no store: it holds {strangers[0]}", hint=hint)
+
+    def _found(self) -> None:
+        if not self.exists():
             files.replace(self.folder / ".gitignore", b"*\n")
-            files.replace(self.folder / "key", secrets.token_hex(32).encode(), mode=0o600)
-            files.replace(marker, json.dumps({"format": FORMAT}).encode() + b"\n")
+            if not (self.folder / "key").exists():
+                files.replace(self.folder / "key", secrets.token_hex(32).encode(), mode=0o600)
+            files.replace(self._marker, json.dumps({"format": FORMAT}).encode() + b"\n")
 
     def check_format(self) -> None:
         """Raise StoreDamagedError if this store's format is not the one that this version reads."""
-        marker = self.folder / "store.json"
         try:
-            found = json.loads(marker.read_bytes())["format"]
+            found = json.loads(self._marker.read_bytes())["format"]
         except FileNotFoundError:
+            if self.journal.exists():
+                hint = f"put it back: echo '{{\"format\": {FORMAT}}}' > {self._marker}"
+                raise StoreDamagedError(f"{self._marker} is missing", hint=hint) from None
             return
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise StoreDamagedError(f"{marker} cannot be read: {error}") from error
+            raise StoreDamagedError(f"{self._marker} cannot be read: {error}") from error
         if found != FORMAT:
             raise StoreDamagedError(f"{self.folder} has format {found}; this version reads {FORMAT}")
 
@@ -90,20 +118,31 @@ class Store:
     def new_run(self, run_id: str) -> tuple[Path, int]:
         """Make a run's folder and take its lock; return the folder and the lock's descriptor.
 
-        The folder gets its name, and the run its mark among the open ones, only when the lock is held: nobody can take
-        a run that is just beginning for one whose supervisor is gone.
+        It is marked as open first, so that a crash leaves nothing that the next writer does not find. The folder gets
+        its name when the lock is held, under the journal's lock: nobody takes a run that is just beginning for one
+        whose supervisor is gone.
         """
-        folder, beginning = self.run_folder(run_id), self.runs / f".{run_id}"
-        pid = os.getpid()
-        holder = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
-        with files.disk_errors("make", folder):
+        folder, beginning = self.run_folder(run_id), self._beginning(run_id)
+        with locks.exclusive(self._journal_lock), files.disk_errors("make", folder):
+            (self.open / run_id).touch()
             for name in RUN_FOLDERS:
                 (beginning / name).mkdir(parents=True)
-        lock = locks.acquire(beginning / "lock", json.dumps(holder).encode())
-        with files.disk_errors("make", folder):
+            lock = locks.acquire(beginning / "lock", _holder())
             beginning.rename(folder)
-            (self.open / run_id).touch()
+            files.sync_folder(self.runs)
         return folder, lock
+
+    def _beginning(self, run_id: str) -> Path:
+        return self.runs / f".{run_id}"
+
+    def forget(self, run_id: str) -> bool:
+        """Take away the mark of a run that has no folder; say if it has none, now that nobody can be making it."""
+        with locks.exclusive(self._journal_lock):
+            if self.run_folder(run_id).exists():
+                return False
+            shutil.rmtree(self._beginning(run_id), ignore_errors=True)
+            (self.open / run_id).unlink(missing_ok=True)
+        return True
 
     def seal_record(self, record: Record) -> str:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""
@@ -112,8 +151,7 @@ class Store:
     def seal_outcome(self, outcome: Outcome) -> str:
         """Put an outcome on the disk, with what it names made read-only; return its digest."""
         folder = self.run_folder(outcome.run_id)
-        for name in outcome.files:
-            os.chmod(folder / name, 0o444)
+        files.make_final(folder / name for name in outcome.files)
         found = self._seal(folder / "outcome.json", "outcome", outcome.run_id, seal(outcome))
         (self.open / outcome.run_id).unlink(missing_ok=True)
         return found
@@ -121,15 +159,31 @@ class Store:
     def attach(self, attachment: Attachment) -> str:
         """Add an attachment to a run; return its digest."""
         folder = self.run_folder(attachment.run_id) / "attachments"
-        with files.disk_errors("make", folder):
-            folder.mkdir(exist_ok=True)
         path = folder / f"{clock.new_run_id()}-{attachment.kind}.json"
-        return self._seal(path, "attachment", attachment.run_id, seal(attachment))
+        with self._marked(attachment.run_id):
+            with files.disk_errors("make", folder):
+                folder.mkdir(exist_ok=True)
+            return self._seal(path, "attachment", attachment.run_id, seal(attachment))
+
+    @contextlib.contextmanager
+    def _marked(self, run_id: str) -> Iterator[None]:
+        """Have a run among the open ones, so that after a crash the next writer enters in the journal what is not."""
+        lock, mark = self.run_folder(run_id) / "lock", self.open / run_id
+        if locks.is_held(lock):  # by its supervisor, and so it has its mark
+            yield
+            return
+        with locks.exclusive(lock):
+            with files.disk_errors("make", mark):
+                mark.touch()
+            try:
+                yield
+            finally:
+                mark.unlink(missing_ok=True)
 
     def _seal(self, path: Path, kind: str, run_id: str, data: bytes) -> str:
         found = digest.of_bytes(data)
         place = path.relative_to(self.folder).as_posix()
-        with locks.exclusive(self.folder / "journal.lock"):
+        with locks.exclusive(self._journal_lock):
             files.publish(path, data)
             entry = {"kind": kind, "run": run_id, "path": place, "digest": found, "time": clock.now()}
             try:
@@ -145,7 +199,7 @@ class Store:
         A run whose record was never sealed never ran any user code: it is taken away.
         """
         folder = self.run_folder(run_id)
-        with locks.exclusive(self.folder / "journal.lock"):
+        with locks.exclusive(self._journal_lock):
             known = {_entry(line).get("path") for _, line in journal.read(self.journal)}
             for path in (folder / "record.json", folder / "outcome.json", *sorted(folder.glob("attachments/*.json"))):
                 place = path.relative_to(self.folder).as_posix()
@@ -153,12 +207,20 @@ class Store:
                     kind = path.stem if path.parent == folder else "attachment"
                     entry = {"kind": kind, "run": run_id, "path": place, "digest": digest.of_file(path)}
                     journal.append(self.journal, entry | {"time": clock.now(), "recovered": True})
+        for path in (*folder.glob(f".*{files.TEMPORARY}"), *folder.glob(f"attachments/.*{files.TEMPORARY}")):
+            path.unlink(missing_ok=True)
         if not (folder / "record.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
         elif not (folder / "outcome.json").exists():
             return False
         (self.open / run_id).unlink(missing_ok=True)
         return True
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Have nobody between sealing a file and entering it in the journal meanwhile; nothing is written."""
+        with locks.shared(self._journal_lock):
+            yield
 
     def read(self, path: Path) -> bytes:
         """Return the bytes of a sealed file. Raises StoreDamagedError when it is gone."""
@@ -194,7 +256,13 @@ class Store:
         """Say whether the store holds any record."""
         return next(self.run_ids(), None) is not None
 
-    def alive(self, run_id: str) -> str:
+    def state(self, run_id: str) -> tuple[State, Outcome | None]:
+        """Return the state of a run, and its outcome if it has one; a run may end while we look."""
+        alive = self.alive(run_id)
+        outcome = self.outcome(run_id)
+        return (alive if outcome is None else outcome.state), outcome
+
+    def alive(self, run_id: str) -> Literal["RUNNING", "LOST", "UNKNOWN"]:
         """Return RUNNING, LOST or UNKNOWN for a run without an outcome: by its lock, not by a guess."""
         lock = self.run_folder(run_id) / "lock"
         try:
@@ -204,6 +272,12 @@ class Store:
             return "RUNNING" if locks.is_held(lock) else "LOST"
         except (OSError, ValueError):
             return "LOST"
+
+
+def _holder() -> bytes:
+    pid = os.getpid()
+    holder = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
+    return json.dumps(holder).encode()
 
 
 def _entry(line: bytes) -> dict[str, Any]:

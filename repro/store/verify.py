@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from repro.base import digest, journal
+from repro.base.files import disk_errors
 from repro.errors import StoreDamagedError
-from repro.store.store import Store
+from repro.record.values import KEPT, Outcome
+from repro.store.store import RUN_FOLDERS, Store
 
 #: What no chain can tell by itself; said with every verification.
 LIMIT = (
@@ -26,68 +28,106 @@ class Report(NamedTuple):
     head: str
 
 
+class _Needed(NamedTuple):
+    """What the sealed files name that lies elsewhere in the store: trees of code, objects."""
+
+    trees: set[str]
+    objects: set[str]
+
+
 def verify(store: Store, run_id: str | None = None) -> Report:
-    """Check the whole store, or one run of it; nothing is written."""
-    entries, journal_faults = journal.check(store.journal)
+    """Check the whole store, or one run of it; nothing is written.
+
+    Raises:
+        StoreError: when the journal cannot be read.
+    """
+    entries, journal_faults = _journal(store)
     wanted = [entry for entry in entries if run_id in (None, entry.get("run"))]
+    needed = _Needed(set(), set())
     faults: list[str] = []
     checked = 0
     for entry in wanted:
-        checked += 1
-        fault = _fault(store, entry)
-        if fault:
-            faults.append(fault)
-        elif entry.get("kind") == "outcome":
-            count, found = _named_files(store, str(entry["run"]))
-            checked += count
-            faults += found
-    if run_id is None:
-        faults += _strangers(store, entries) + store.objects.check() + store.code.check()
+        count, found = _entry(store, entry, needed)
+        checked += count
+        faults += found
+    faults += _strangers(store, entries, run_id)
+    faults += store.objects.check(needed.objects, only=run_id is not None)
+    faults += store.code.check(needed.trees, only=run_id is not None)
     recovered = [str(entry["path"]) for entry in wanted if entry.get("recovered")]
     return Report(checked, len(entries), faults, journal_faults, recovered, _head(store))
 
 
-def _fault(store: Store, entry: dict[str, Any]) -> str | None:
-    place = str(entry.get("path"))
-    path = store.folder / place
-    if not path.exists():
-        return f"{place} is missing"
-    return None if digest.of_file(path) == entry.get("digest") else f"{place} was changed after it was sealed"
+def _journal(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    with disk_errors("read", store.journal):
+        return journal.check(store.journal)
 
 
-def _named_files(store: Store, run_id: str) -> tuple[int, list[str]]:
-    """Check the files that a run's outcome names."""
+def _entry(store: Store, entry: dict[str, Any], needed: _Needed) -> tuple[int, list[str]]:
+    """Check the file of one line of the journal and what it names; return how many files, and their faults."""
+    run_id, place = str(entry.get("run")), str(entry.get("path"))
+    fault = _fault(store, place, str(entry.get("digest")))
+    if fault is not None:
+        return 1, [fault]
     try:
-        outcome = store.outcome(run_id)
+        if entry.get("kind") == "record":
+            recipe = store.record(run_id).recipe
+            needed.trees.update([recipe.code, *recipe.sources.values()])
+        outcome = store.outcome(run_id) if entry.get("kind") == "outcome" else None
     except StoreDamagedError as error:
-        return 0, [str(error)]
-    if outcome is None:
-        return 0, []
-    faults = []
-    for name, wanted in outcome.files.items():
-        place = f"runs/{run_id}/{name}"
-        path = store.folder / place
-        if not path.exists():
-            faults.append(f"{place} is missing")
-        elif digest.of_file(path) != wanted:
-            faults.append(f"{place} was changed after it was sealed")
-    return len(outcome.files), faults
+        return 1, [str(error)]
+    return (1, []) if outcome is None else _outcome(store, run_id, outcome, needed)
 
 
-def _strangers(store: Store, entries: list[dict[str, Any]]) -> list[str]:
-    """Name sealed files that no journal line knows, of runs that are over: lines were taken out of the journal."""
-    known = {entry.get("path") for entry in entries}
-    found = [
-        *store.runs.glob("*/record.json"),
-        *store.runs.glob("*/outcome.json"),
-        *store.runs.glob("*/attachments/*.json"),
-    ]
-    places = [path.relative_to(store.folder).as_posix() for path in sorted(found)]
+def _outcome(store: Store, run_id: str, outcome: Outcome, needed: _Needed) -> tuple[int, list[str]]:
+    """Check the files that an outcome names."""
+    needed.objects.update(_objects(outcome))
+    found = [_fault(store, f"runs/{run_id}/{name}", wanted) for name, wanted in outcome.files.items()]
+    faults = [item for item in found if item is not None]
+    return 1 + len(found), faults + _added(store, run_id, outcome)
+
+
+def _fault(store: Store, place: str, wanted: str) -> str | None:
+    try:
+        found = digest.of_file(store.folder / place)
+    except FileNotFoundError:
+        return f"{place} is missing"
+    except OSError as error:
+        return f"{place} cannot be read: {error.strerror}"
+    return None if found == wanted else f"{place} was changed after it was sealed"
+
+
+def _objects(outcome: Outcome) -> list[str]:
+    kept = [item.digest for item in outcome.inputs if item.note == KEPT]
+    return [name for name in [*(item.digest for item in outcome.artifacts), *kept] if name is not None]
+
+
+def _added(store: Store, run_id: str, outcome: Outcome) -> list[str]:
+    """Name files in a run's folders that its outcome does not know: they would be read as metrics or trail."""
+    folder = store.run_folder(run_id)
+    found = [path.relative_to(folder).as_posix() for part in RUN_FOLDERS for path in (folder / part).rglob("*")]
     return [
-        f"{place} is in no line of the journal"
-        for place in places
-        if place not in known and not (store.open / place.split("/")[1]).exists()
+        f"runs/{run_id}/{name} was added after the run was sealed"
+        for name in sorted(found)
+        if name not in outcome.files and not (folder / name).is_dir()
     ]
+
+
+def _strangers(store: Store, entries: list[dict[str, Any]], run_id: str | None) -> list[str]:
+    """Name sealed files that no journal line knows, of runs that are over: lines were taken out of the journal."""
+    names = ("record.json", "outcome.json", "attachments/*.json")
+    found = sorted(path for name in names for path in store.runs.glob(f"{run_id or '*'}/{name}"))
+    places = _unknown([path.relative_to(store.folder).as_posix() for path in found], entries)
+    if places:  # some may have been sealed while we looked
+        with store.at_rest():
+            places = _unknown(places, journal.check(store.journal)[0])
+    return [
+        f"{place} is in no line of the journal" for place in places if not (store.open / place.split("/")[1]).exists()
+    ]
+
+
+def _unknown(places: list[str], entries: list[dict[str, Any]]) -> list[str]:
+    known = {entry.get("path") for entry in entries}
+    return [place for place in places if place not in known]
 
 
 def _head(store: Store) -> str:
