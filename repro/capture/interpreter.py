@@ -76,8 +76,9 @@ def of_program(program: str, environment: Mapping[str, str]) -> Interpreter:
     if _same(program):
         return own()
     try:
-        answer = json.loads(process.output([program, "-c", _ASK], env={**environment, "REPRO_JOB": ""}))
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        said = process.output([program, "-c", _ASK], env={**environment, "REPRO_JOB": ""})
+        answer = json.loads(said.splitlines()[-1])  # a sitecustomize may have said something before
+    except (OSError, subprocess.CalledProcessError, ValueError, IndexError) as error:
         raise CaptureError(f"{program} does not run as a Python interpreter: {error}") from error
     executable, name, version, prefix, path = answer
     return Interpreter(executable, f"{name} {version}", prefix, path, _is_hooked(path))
@@ -112,10 +113,16 @@ def script_of(arguments: Sequence[str]) -> str | None:
 
 
 def skips_site(arguments: Sequence[str]) -> bool:
-    """Say whether Python is told not to read site-packages (``-S``): no hook can reach it then."""
-    for text in arguments:
+    """Say whether Python is told not to read site-packages (``-S``), or not the user's (``-s``, ``-I``).
+
+    The hooks may not reach it then, so it must not be started before the seal.
+    """
+    rest = iter(arguments)
+    for text in rest:
         if not text.startswith("-") or text in ("-m", "-c", "-"):
             return False
-        if not text.startswith("--") and "S" in text[1:]:
+        if text in _OPTIONS_WITH_VALUE:
+            next(rest, None)
+        elif not text.startswith("--") and not {"S", "s", "I"}.isdisjoint(text[1:]):
             return True
     return False
