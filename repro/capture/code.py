@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from stat import S_ISDIR
 from typing import NamedTuple
 
 from repro.base import process
+from repro.capture import git
 from repro.capture.walk import Layout, is_secret, walk
 from repro.errors import CaptureError
 from repro.record.values import Gap
@@ -17,6 +22,11 @@ from repro.store.code import CodeRepository
 
 MOST_FILES = 5_000
 MOST_BYTES = 200_000_000
+#: A private key in a file of any name: how it begins, and how large such a file may be.
+_KEY = re.compile(rb"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
+_BEGINNING = 60
+_LARGEST_KEY = 20_000
+_SOURCES = (".py", ".pyi", ".ipynb", ".md", ".toml", ".yaml", ".yml")
 
 Stat = tuple[int, int, int]
 
@@ -32,8 +42,12 @@ class Code(NamedTuple):
 
 
 class _Listing(NamedTuple):
+    """Paths tracked by the project or a submodule, by a repository that just lies in it, by none; folders to name."""
+
     tracked: set[bytes]
+    nested: set[bytes]
     untracked: set[bytes]
+    skipped: list[str]
 
 
 def capture(
@@ -49,15 +63,19 @@ def capture(
     """
     repository.create()
     layout = walk(root, store)
-    listing = _list(root, b"", [*layout.skipped, *_inside(store, root)], repository)
+    has_git = any((folder / ".git").exists() for folder in (root, *root.parents))
+    user = _Repository(root, repository.folder, has_git)
+    listing = user.listing([*layout.skipped, *_inside(store, root)])
     gaps = [
         Gap(what=name + "/", reason=f"{layout.skipped[name]}; never captured unless tracked")
-        for name in _not_ignored(root, list(layout.skipped), repository)
+        for name in listing.skipped
+        if name in layout.skipped
     ]
-    candidates = stats(root, listing.untracked - listing.tracked)
+    candidates = stats(root, (listing.untracked | listing.nested) - listing.tracked)
     candidates = {path: stat for path, stat in candidates.items() if outputs.get(path) != stat}
-    candidates = _without(candidates, list(data))
-    secrets = sorted(path for path in candidates if is_secret(PurePosixPath(path).name))
+    candidates = _without(candidates, root, list(data))
+    known = {os.fsdecode(path) for path in listing.nested}
+    secrets = sorted(path for path, stat in candidates.items() if path not in known and _is_secret(root, path, stat))
     gaps += [Gap(what=path, reason="may hold secrets; never captured unless tracked") for path in secrets]
     kept, large = _limit({path: stat for path, stat in candidates.items() if path not in secrets})
     gaps += large
@@ -71,61 +89,75 @@ def _inside(store: Path, root: Path) -> list[str]:
     return [store.relative_to(root).as_posix()] if store.is_relative_to(root) else []
 
 
-def _list(root: Path, prefix: bytes, skipped: list[str], repository: CodeRepository) -> _Listing:
-    """List the files of one repository, or of a folder without one, and of those nested in it."""
-    listing = _Listing(set(), set())
-    for item in _ls_files(root, skipped, repository).split(b"\0")[:-1]:
-        tag, path = item[:1], item[2:]
-        target = root / os.fsdecode(path.rstrip(b"/"))
-        if (path.endswith(b"/") or tag == b"H") and target.is_dir() and not target.is_symlink():
-            nested = _list(target, prefix + path.rstrip(b"/") + b"/", [], repository)
-            listing.tracked.update(nested.tracked)
-            listing.untracked.update(nested.untracked)
-        elif tag == b"?":
-            listing.untracked.add(prefix + path)
-        else:
-            listing.tracked.add(prefix + path)
-    return listing
+class _Repository(NamedTuple):
+    """A folder that the user's own git is asked about: with its repository, or without one (then ours lends a name)."""
 
+    root: Path
+    ours: Path
+    has_git: bool
 
-def _ls_files(root: Path, skipped: list[str], repository: CodeRepository) -> bytes:
-    excludes = [f"--exclude=/{_escape(name)}/" for name in skipped]
-    return _git(root, repository, "ls-files", "-z", "-t", "-c", "-o", "--exclude-standard", *excludes)
+    def listing(self, skipped: list[str]) -> _Listing:
+        """List the files of the folder, and of those repositories that lie in it."""
+        found = _Listing(set(), set(), set(), [])
+        submodules, others = [], []
+        for item in self._ls_files(skipped).split(b"\0")[:-1]:
+            tag, _, rest = item.partition(b" ")
+            if tag != b"?":
+                mode, path = rest[:6], rest.partition(b"\t")[2]
+                submodules.append(path) if mode == b"160000" else found.tracked.add(path)
+            elif rest.endswith(b"/"):
+                others.append(rest[:-1])
+            else:
+                found.untracked.add(rest)
+        for folder in sorted({*submodules, *others}):
+            self._add(found, folder, skipped, is_submodule=folder in submodules)
+        inside = tuple(os.fsdecode(folder) + "/" for folder in (*submodules, *others))
+        found.skipped.extend(self._not_ignored([name for name in skipped if not name.startswith(inside)]))
+        return found
 
+    def _add(self, listing: _Listing, folder: bytes, skipped: list[str], *, is_submodule: bool) -> None:
+        """Add the files of a repository in ``folder``; one that is no submodule is not tracked by the project."""
+        prefix = os.fsdecode(folder) + "/"
+        place = self.root / os.fsdecode(folder)
+        if not place.is_dir() or place.is_symlink():
+            return
+        inside = [name.removeprefix(prefix) for name in skipped if name.startswith(prefix)]
+        found = _Repository(place, self.ours, (place / ".git").exists()).listing(inside)
+        start = os.fsencode(prefix)
+        listing.untracked.update(start + path for path in found.untracked)
+        listing.nested.update(start + path for path in found.nested)
+        (listing.tracked if is_submodule else listing.nested).update(start + path for path in found.tracked)
+        listing.skipped.extend(prefix + name for name in found.skipped)
 
-def _not_ignored(root: Path, folders: list[str], repository: CodeRepository) -> list[str]:
-    """Return those of the folders that the user's own ignore rules do not name."""
-    if not folders:
-        return []
-    listing = b"".join(os.fsencode(name) + b"/\0" for name in folders)
-    ignored = _git(root, repository, "check-ignore", "-z", "--stdin", "--no-index", stdin=listing, codes=(0, 1)).split(
-        b"\0"
-    )
-    return [name for name in folders if os.fsencode(name) + b"/" not in ignored]
+    def _ls_files(self, skipped: list[str]) -> bytes:
+        excludes = [f"--exclude=/{_escape(name)}/" for name in skipped]
+        return self._git("ls-files", "-z", "-t", "-s", "-c", "-o", "--exclude-standard", *excludes)
 
+    def _not_ignored(self, folders: list[str]) -> list[str]:
+        """Return those of the folders that the user's own ignore rules do not name."""
+        if not folders:
+            return []
+        listing = b"".join(os.fsencode(name) + b"/\0" for name in folders)
+        ignored = self._git("check-ignore", "-z", "--stdin", "--no-index", stdin=listing, codes=(0, 1)).split(b"\0")
+        return [name for name in folders if os.fsencode(name) + b"/" not in ignored]
 
-def _git(
-    root: Path, repository: CodeRepository, *arguments: str, stdin: bytes | None = None, codes: tuple[int, ...] = (0,)
-) -> bytes:
-    """Ask the user's own git, which knows the user's rules, without letting it write anything."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    if not (root / ".git").exists():
-        env |= {
-            "GIT_DIR": str(repository.folder),
-            "GIT_WORK_TREE": str(root),
-            "GIT_INDEX_FILE": str(root / ".git-no-index"),
-        }
-    settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
-    try:
-        return process.output(["git", *settings, *arguments], cwd=root, env=env, stdin=stdin)
-    except FileNotFoundError as error:
-        raise CaptureError("git is not installed", hint="install git: repro keeps the code as git trees") from error
-    except subprocess.CalledProcessError as error:
-        if error.returncode in codes:
-            return bytes(error.stdout)
-        words = error.stderr.decode(errors="replace").strip()
-        raise CaptureError(f"git cannot list the files of {root}: {words}") from error
+    def _git(self, *arguments: str, stdin: bytes | None = None, codes: tuple[int, ...] = (0,)) -> bytes:
+        """Ask the user's own git, which knows the user's rules, without letting it write anything."""
+        env = git.environment()
+        if not self.has_git:
+            env |= {"GIT_DIR": str(self.ours), "GIT_WORK_TREE": str(self.root)}
+            env |= {"GIT_INDEX_FILE": str(self.root / ".git-no-index")}
+        settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
+        try:
+            return process.output(["git", *settings, *arguments], cwd=self.root, env=env, stdin=stdin)
+        except FileNotFoundError as error:
+            hint = "install git: repro keeps the code as git trees"
+            raise CaptureError("git is not installed", hint=hint) from error
+        except subprocess.CalledProcessError as error:
+            if error.returncode in codes:
+                return bytes(error.stdout)
+            words = error.stderr.decode(errors="replace").strip()
+            raise CaptureError(f"git cannot list the files of {self.root}: {words}") from error
 
 
 def _escape(name: str) -> str:
@@ -133,21 +165,53 @@ def _escape(name: str) -> str:
 
 
 def stats(root: Path, paths: Iterable[bytes]) -> dict[str, Stat]:
-    """Return the stat of each path that is a file or a link; a path that is gone is left out."""
+    """Return the stat of each path that is a file or a link; one that is gone, or lies behind a link, is left out."""
     found: dict[str, Stat] = {}
     base = os.fsencode(root) + b"/"
+    real: dict[bytes, bool] = {b"": True}
     for path in paths:
         try:
             stat = os.lstat(base + path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        found[os.fsdecode(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if not S_ISDIR(stat.st_mode) and _is_real(base, path.rpartition(b"/")[0], real):
+            found[os.fsdecode(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
     return found
 
 
-def _without(files: dict[str, Stat], data: list[str]) -> dict[str, Stat]:
+def _is_real(base: bytes, folder: bytes, known: dict[bytes, bool]) -> bool:
+    """Say whether neither a folder nor any above it is a link: what lies behind a link is no file of the project's."""
+    if folder not in known:
+        above = folder.rpartition(b"/")[0]
+        known[folder] = _is_real(base, above, known) and not os.path.islink(base + folder)
+    return known[folder]
+
+
+def _is_secret(root: Path, path: str, stat: Stat) -> bool:
+    """Say whether an untracked file may hold a secret: by its name, or because it begins as private keys do."""
+    if is_secret(PurePosixPath(path).name):
+        return True
+    if stat[0] > _LARGEST_KEY or path.endswith(_SOURCES):
+        return False
+    try:
+        with open(root / path, "rb", opener=_open_regular) as handle:
+            return _KEY.match(handle.read(_BEGINNING)) is not None
+    except OSError:
+        return False
+
+
+def _open_regular(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _without(files: dict[str, Stat], root: Path, data: list[str]) -> dict[str, Stat]:
+    """Leave out declared data: files, folders and globs relative to the root."""
+    names = set(data)
+    for name in data:
+        if glob.has_magic(name) and not os.path.isabs(name) and not name.startswith("../"):
+            names.update(path.relative_to(root).as_posix() for path in root.glob(name))
     folders = tuple(name.rstrip("/") + "/" for name in data)
-    return {path: stat for path, stat in files.items() if path not in data and not path.startswith(folders)}
+    return {path: stat for path, stat in files.items() if path not in names and not path.startswith(folders)}
 
 
 def _limit(files: dict[str, Stat]) -> tuple[dict[str, Stat], list[Gap]]:
@@ -171,7 +235,8 @@ def _limit(files: dict[str, Stat]) -> tuple[dict[str, Stat], list[Gap]]:
 
 
 def _as_data(what: str, why: str) -> Gap:
-    return Gap(what=what, reason=f"{why}: taken for data; `data: {{NAME: {what}}}` declares it, .gitignore ignores it")
+    named = json.dumps(what, ensure_ascii=False)
+    return Gap(what=what, reason=f"{why}: taken for data; `data: {{NAME: {named}}}` declares it, .gitignore ignores it")
 
 
 def _largest_group(files: dict[str, Stat]) -> tuple[str, set[str]]:

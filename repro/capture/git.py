@@ -33,6 +33,13 @@ def describe(root: Path) -> dict[str, Any]:
     }
 
 
+def environment() -> dict[str, str]:
+    """Return an environment for the user's own git: with the user's settings, and told to write nothing."""
+    names = (name for name in os.environ if not name.startswith("GIT_") or name.startswith("GIT_CONFIG_"))
+    kept = {name: os.environ[name] for name in names}
+    return kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+
+
 def _remotes(root: Path) -> dict[str, str]:
     try:
         found = _git(root, "config", "-z", "--get-regexp", r"^remote\..*\.url$")
@@ -43,8 +50,6 @@ def _remotes(root: Path) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     settings = (
         "-c",
         "safe.directory=*",
@@ -55,4 +60,4 @@ def _git(root: Path, *arguments: str) -> bytes:
         "-c",
         "status.relativePaths=false",
     )
-    return process.output(["git", *settings, *arguments], cwd=root, env=env, timeout=_TIMEOUT)
+    return process.output(["git", *settings, *arguments], cwd=root, env=environment(), timeout=_TIMEOUT)

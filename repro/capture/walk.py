@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +15,18 @@ CACHES = frozenset(
 )
 RESULTS = frozenset("wandb mlruns lightning_logs".split())
 _KEYS = (".pem", ".key", ".p12", ".pfx", ".keystore")
-_KEY_NAMES = frozenset("id_rsa id_dsa id_ecdsa id_ed25519 .netrc .git-credentials".split())
+_KEY_NAMES = frozenset("id_rsa id_dsa id_ecdsa id_ed25519 .netrc .git-credentials .pypirc .pgpass .htpasswd".split())
+#: Folders of keys and passwords; names that begin with ``.env`` count as well.
+_KEY_FOLDERS = frozenset(".ssh .aws .gnupg .kube .docker .azure".split())
 #: At most so many folders are remembered, to be made again on a replay.
 _MOST_FOLDERS = 5_000
+#: Why a folder of a name is passed over.
+_KINDS: dict[str, Callable[[str], bool]] = {
+    "a cache": CACHES.__contains__,
+    "results of another tool": RESULTS.__contains__,
+    "may hold secrets": lambda name: name.startswith(".env") or name in _KEY_FOLDERS,
+    "a store of repro": ".repro".__eq__,
+}
 
 
 class Layout(NamedTuple):
@@ -32,13 +43,13 @@ def is_secret(name: str) -> bool:
 
 
 def walk(root: Path, store: Path) -> Layout:
-    """Walk ``root`` without entering git's own folders, the store, environments, caches and result folders."""
+    """Walk ``root`` level by level, without entering git's own folders, the store, environments, caches and results."""
     folders: list[str] = []
     skipped: dict[str, str] = {}
-    pending = [""]
+    pending = deque([""])
     while pending and len(folders) < _MOST_FOLDERS:
-        here = pending.pop()
-        for entry in sorted(_children(root / here), key=lambda entry: entry.name, reverse=True):
+        here = pending.popleft()
+        for entry in sorted(_children(root / here), key=lambda entry: entry.name):
             name = f"{here}/{entry.name}" if here else entry.name
             reason = _reason(entry, store)
             if reason is None:
@@ -61,12 +72,8 @@ def _reason(entry: os.DirEntry[str], store: Path) -> str | None:
     """Return why a folder is passed over; an empty text says that it goes without saying."""
     if entry.name == ".git" or entry.path == str(store):
         return ""
-    if entry.name in CACHES:
-        return "" if entry.name == "__pycache__" else "a cache"
-    if entry.name in RESULTS:
-        return "results of another tool"
+    if entry.name == "__pycache__":
+        return ""
     if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
         return "a virtual environment"
-    if entry.name == ".repro":
-        return "a store of repro"
-    return None
+    return next((reason for reason, is_one in _KINDS.items() if is_one(entry.name)), None)

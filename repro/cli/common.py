@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from repro.store.store import Store
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else."
 )
+_LONE = re.compile("[\ud800-\udfff]")
 VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
 STATE_STYLE = {"COMPLETED": "green", "FAILED": "red", "LOST": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
 
@@ -43,8 +45,9 @@ def open_store() -> Store:
 
 
 def emit(value: Any) -> None:
-    """Print one JSON document; numbers that JSON lacks become text ("NaN")."""
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    """Print one JSON document; numbers that JSON lacks become text ("NaN"), names that are no UTF-8 escapes."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    click.echo(_LONE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def plain(value: Any) -> Any:
