@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from repro.base import canonical, digest
 
 #: Text of every kind: the halves of surrogate pairs stand for the bytes of file names that are not UTF-8.
-TEXT = st.text(st.characters()) | st.text(st.sampled_from("a\\\"$\n\x00é\ud800\udcff\udfff😀"))
+TEXT = st.text(st.characters()) | st.text(st.sampled_from('a\\"$\n\x00é\ud800\udcff\udfff😀'))
 KEYS = TEXT | st.sampled_from(["$int", "$float", "$map", "$utf8", "$pairs", "$other"])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=20)

@@ -65,7 +65,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{path}: one of `entry` and `command` is expected", hint="entry: train.py:train")
     if file.entry is not None:
         _check_entry(file.entry, path, document.lines.get(("entry",), 1))
-    params = dict(file.params)
+    params = dict(sorted(file.params.items()))  # the order in the file is in no recipe, so it must have no effect
     for change in changes:
         name, value = _change(change, params)
         params[name] = value
