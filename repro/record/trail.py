@@ -33,6 +33,9 @@ BY_PARAMETER = (PARAMETERS_IN, GRADIENTS, STATE, PARAMETERS_OUT)
 #: step, optimizer, flags, detail (byte offset in the details plus 1, or 0), the columns, the chain's state.
 ROW = struct.Struct("<QIIQ9Q16s")
 
+#: The optimizer's state is read in one full frame of so many.
+STATE_EVERY = 16
+
 FULL = 1  # the columns by tensor were read
 BATCH_SEEN = 2
 LOSS_SEEN = 4
@@ -82,6 +85,11 @@ def is_full(step: int, every: int, schedule: TrailSchedule) -> bool:
         every *= 10
         limit *= 10
     return step % every == 0
+
+
+def has_state(step: int, schedule: TrailSchedule) -> bool:
+    """Say if a full frame of ``step`` has the optimizer's state: what it changes shows in the parameters too."""
+    return step < schedule.first or step % STATE_EVERY == 0
 
 
 def first_unequal(a: Sequence[Frame], b: Sequence[Frame]) -> int | None:

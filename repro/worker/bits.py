@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,55 +13,52 @@ import xxhash
 #: A tensor whose bytes cannot be read (sparse layouts aside: fake, meta, batched, nested) has this digest.
 UNREADABLE = 1
 _CHUNK = 1 << 22
-_MOST_PLACES = 64
 _CPU = torch.device("cpu")
+_hash = xxhash.xxh3_64_intdigest
 _device_used = False
+_packers: dict[int, Callable[..., bytes]] = {}
 #: Subclasses of Tensor may lay their bytes out in a way of their own.
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, the golden ratio's
 
 
-class Cell:
-    """One tensor that is digested again and again: its bytes are read where they lie, without a view of torch's.
+class Bank:
+    """Tensors that are digested together, again and again.
 
-    The address is asked for at each reading (a view made by torch and numpy costs ten times as much); the memory behind
-    it is kept alive by the tensor, not by us. ``tensor`` may be exchanged for another of the same dtype and shape.
+    Their addresses are asked for at each reading; while none has moved, the bytes are read where they lie (a view made
+    by torch and numpy costs ten times as much). The memory is kept alive by the tensors, not by the bank.
     """
 
-    __slots__ = ("_dtype", "_places", "_plain", "_shape", "name", "seed", "tensor")
+    __slots__ = ("_pairs", "_places", "names", "seeds")
 
-    def __init__(self, tensor: torch.Tensor, name: str) -> None:
-        self.tensor = tensor
-        self.name = name
-        self.seed = salt(tensor, name)
-        self._dtype, self._shape = tensor.dtype, tensor.shape
-        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and type(tensor) in _PLAIN
-        self._plain = plain and tensor.numel() > 0
-        self._places: dict[int, Any] = {}
+    def __init__(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.seeds = [salt(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
+        self._places: list[int] = []
+        self._pairs: list[tuple[Any, int]] = []
 
-    def digest(self) -> Any:
-        """Return the digest now: an int, or on an accelerator a 0-d int64 tensor to be read later."""
-        return self.read(self.tensor)
+    def digests(self, tensors: Sequence[torch.Tensor | None]) -> list[Any]:
+        """Return each tensor's digest; 0 stands for None. They are those of the bank, or like them (gradients)."""
+        places = [-1 if t is None else t.data_ptr() if t.is_contiguous() else 0 for t in tensors]
+        if places == self._places:
+            return [0 if place is None else _hash(place, seed) for place, seed in self._pairs]
+        if all(t is None or (address and is_plain(t)) for t, address in zip(tensors, places, strict=True)):
+            raw = (None if t is None else _raw(t) for t in tensors)
+            self._pairs = list(zip(raw, self.seeds, strict=True))
+            self._places = places
+        return [0 if t is None else digest(t, seed) for t, seed in zip(tensors, self.seeds, strict=True)]
 
-    def read(self, tensor: torch.Tensor) -> Any:
-        """Return the digest of a tensor: this one, or one like it (its gradient)."""
-        if not self._plain or type(tensor) not in _PLAIN or not tensor.is_contiguous():
-            return digest(tensor, self.seed)
-        place = self._places.get(tensor.data_ptr())
-        if place is None or tensor.shape != self._shape or tensor.dtype != self._dtype:
-            place = self._look(tensor)
-        return digest(tensor, self.seed) if place is None else xxhash.xxh3_64_intdigest(place, self.seed)
 
-    def _look(self, tensor: torch.Tensor) -> Any:
-        """Return the bytes at a tensor's address, or None where they are not plainly its values."""
-        address = tensor.data_ptr()
-        like = tensor.shape == self._shape and tensor.dtype == self._dtype and tensor.device.type == "cpu"
-        if not like or not address or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
-            return None
-        if len(self._places) >= _MOST_PLACES:
-            self._places.clear()
-        place = self._places[address] = _raw(tensor)
-        return place
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor's bytes lie at its address, in order, as they are."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.layout is torch.strided
+        and tensor.device == _CPU
+        and tensor.is_contiguous()
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
 
 
 def salt(tensor: torch.Tensor, name: str) -> int:
@@ -76,24 +74,15 @@ def view(tensor: torch.Tensor) -> Any:
 def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later."""
     try:
-        if (
-            type(tensor) in _PLAIN
-            and tensor.layout is torch.strided
-            and tensor.device == _CPU
-            and tensor.is_contiguous()
-        ):
-            return xxhash.xxh3_64_intdigest(_raw(tensor), seed)
+        if is_plain(tensor) and tensor.data_ptr():
+            return _hash(_raw(tensor), seed)
         return _other_digest(tensor, seed)
     except (RuntimeError, TypeError, NotImplementedError):
         return UNREADABLE
 
 
 def _raw(tensor: torch.Tensor) -> Any:
-    """Return the bytes of a plain contiguous CPU tensor where they lie."""
-    address = tensor.data_ptr()
-    if not address or tensor.is_neg() or tensor.is_conj():
-        return view(tensor.contiguous())
-    return (ctypes.c_char * tensor.nbytes).from_address(address)
+    return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
 
 
 def _other_digest(tensor: torch.Tensor, seed: int) -> Any:
@@ -146,7 +135,11 @@ def pack(digests: list[Any]) -> bytes:
     """Return the digests as 8 bytes each, reading back in one transfer those that lie on an accelerator."""
     if _device_used:
         digests = _read_back(digests)
-    return struct.pack(f"<{len(digests)}Q", *digests)
+    count = len(digests)
+    packer = _packers.get(count)
+    if packer is None:
+        packer = _packers[count] = struct.Struct(f"<{count}Q").pack
+    return packer(*digests)
 
 
 def _read_back(digests: list[Any]) -> list[int]:

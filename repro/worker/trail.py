@@ -11,7 +11,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,39 +24,26 @@ from repro.worker import bits
 from repro.worker.batches import Batches, out_of_sight
 from repro.worker.determinism import numerics
 from repro.worker.generators import Generators
-from repro.worker.job import Job, Lines
-from repro.worker.seeding import rank
+from repro.worker.job import Job, Lines, rank
 
 
 class _Optimizer:
-    """What is known of one optimizer: its parameters as cells, their names, and how often a frame is full."""
+    """What is known of one optimizer: its parameters, their names, and how often a frame is full."""
 
     def __init__(self, number: int, optimizer: torch.optim.Optimizer, batches: Batches, job: Job) -> None:
         self.number = number
         self.step = 0
-        self.count = _count(optimizer)
+        self.table = 0
+        self.parameters = _parameters(optimizer)
         self._settings: Any = None
         self._settings_digest = 0
-        self._state: list[list[bits.Cell]] = []
-        self.names, self.buffers = _names(optimizer, batches)
-        pairs = zip(self.names, _parameters(optimizer), strict=True)
-        self.cells = [bits.Cell(parameter, name) for name, parameter in pairs]
-        self.table = 0
-        self.reference = weakref.ref(optimizer)
-        size = sum(cell.tensor.numel() * cell.tensor.element_size() for cell in self.cells)
-        self.every = form.stride(4 * len(self.cells), 5 * size, budget_us=job.trail["budget_us"])
-
-    def parameters(self) -> list[Any]:
-        """Return the digest of each parameter now."""
-        return [cell.digest() for cell in self.cells]
-
-    def gradients(self) -> list[Any]:
-        """Return the digest of each gradient now; 0 where there is none."""
-        found = []
-        for cell in self.cells:
-            gradient = cell.tensor.grad
-            found.append(0 if gradient is None else cell.read(gradient))
-        return found
+        self._state: bits.Bank | None = None
+        names, self.buffers, buffer_names = _names(optimizer, batches)
+        self.values = bits.Bank(self.parameters, names)
+        self.gradients = bits.Bank(self.parameters, names)
+        self.kept = bits.Bank(self.buffers, buffer_names)
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+        self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
 
     def settings(self, optimizer: torch.optim.Optimizer) -> int:
         """Return the digest of every group's settings; computed again only when one of them changed."""
@@ -69,25 +56,18 @@ class _Optimizer:
 
     def state(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Return one digest for each parameter's optimizer state (momenta, step counts)."""
-        if not self._state or len(self._state[0]) != len(optimizer.state.get(self.cells[0].tensor, ())):
-            self._state = [_state_cells(optimizer, cell.tensor) for cell in self.cells]
-        digests = []
-        for cell, parts in zip(self.cells, self._state, strict=True):
-            state = optimizer.state.get(cell.tensor)
-            digests.append(_state_digest(parts, state) if state else 0)
-        return digests
+        states = [optimizer.state.get(parameter) or {} for parameter in self.parameters]
+        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        if self._state is None or len(self._state.names) != len(tensors):
+            self._state = bits.Bank(tensors, [""] * len(tensors))
+        digests = iter(self._state.digests(tensors))
+        return [bits.combine([_part(value, digests) for value in state.values()]) if state else 0 for state in states]
 
 
-def _state_digest(parts: list[Any], state: dict[Any, Any]) -> Any:
-    """Return one digest for all of a parameter's state; accelerators' parts are read back together, later."""
-    found = []
-    for part, value in zip(parts, state.values(), strict=False):
-        if isinstance(value, torch.Tensor):
-            part.tensor = value
-            found.append(part.digest())
-        else:
-            found.append(_value(value))
-    return found[0] if len(found) == 1 else bits.combine(found)
+def _part(value: Any, digests: Iterator[Any]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return next(digests)
+    return xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
 
 
 class Trail:
@@ -111,7 +91,6 @@ class Trail:
         self._files: list[int] = []
         self._details = 0
         self._pending: Any = None
-        self._last: tuple[Any, Any] = (lambda: None, None)
 
     def install(self) -> None:
         """Register the hooks."""
@@ -147,28 +126,28 @@ class Trail:
         if out_of_sight():
             self._batches.hidden = True
             return None
-        known = self._last[1] if self._last[0]() is optimizer else self._optimizers.get(optimizer)
-        if known is None or known.count != _count(optimizer):
+        known = self._optimizers.get(optimizer)
+        if known is None or len(known.parameters) != _count(optimizer):
             known = self._meet(optimizer, known)
-        self._last = (known.reference, known)
         full = form.is_full(known.step, known.every, self._schedule)
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
         flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
         columns: list[Any] = [None] * len(form.COLUMNS)
-        columns[form.PARAMETERS_IN] = known.parameters() if full else None
+        columns[form.PARAMETERS_IN] = known.values.digests(known.parameters) if full else None
         columns[form.GENERATORS] = self.generators.digest()
         columns[form.SETTINGS] = known.settings(optimizer)
-        columns[form.GRADIENTS] = known.gradients() if full and not closure else None
+        columns[form.GRADIENTS] = _gradients(known) if full and not closure else None
         return known, flags, columns
 
     def _look_after(self, optimizer: torch.optim.Optimizer, known: _Optimizer, flags: int, columns: list[Any]) -> None:
         batches = self._batches
         if flags & form.FULL:
             if flags & form.CLOSURE:
-                columns[form.GRADIENTS] = known.gradients()
-            columns[form.STATE] = known.state(optimizer)
-            columns[form.PARAMETERS_OUT] = known.parameters()
-            columns[form.BUFFERS] = [cell.digest() for cell in known.buffers]
+                columns[form.GRADIENTS] = _gradients(known)
+            if form.has_state(known.step, self._schedule):
+                columns[form.STATE] = known.state(optimizer)
+            columns[form.PARAMETERS_OUT] = known.values.digests(known.parameters)
+            columns[form.BUFFERS] = known.kept.digests(known.buffers)
             if not any(columns[form.GRADIENTS]):
                 flags |= form.SKIPPED
         columns[form.BATCH] = batches.batch
@@ -191,8 +170,8 @@ class Trail:
             "table": fresh.table,
             "optimizer": number,
             "kind": type(optimizer).__name__,
-            "names": fresh.names,
-            "buffers": [cell.name for cell in fresh.buffers],
+            "names": fresh.values.names,
+            "buffers": fresh.kept.names,
             "every": fresh.every,
         }
         os.write(self._files[2], json.dumps(table).encode() + b"\n")
@@ -213,13 +192,14 @@ class Trail:
         detail = 0
         if flags & form.FULL:
             detail = self._details + 1
-            self._details += os.write(self._files[1], _detail(known.table, packed))
+            self._details += os.write(self._files[1], _detail(known, packed))
         os.write(self._files[0], form.ROW.pack(*head, detail, *numbers, self._chain))
 
 
-def _detail(table: int, packed: Sequence[bytes | None]) -> bytes:
-    parts = [packed[column] or b"" for column in (*form.BY_PARAMETER, form.BUFFERS)]
-    return b"".join([table.to_bytes(8, "little"), *parts])
+def _detail(known: _Optimizer, packed: Sequence[bytes | None]) -> bytes:
+    absent = bytes(8 * len(known.parameters))
+    parts = [packed[column] or absent for column in form.BY_PARAMETER]
+    return b"".join([known.table.to_bytes(8, "little"), *parts, packed[form.BUFFERS] or b""])
 
 
 def _column(value: Any, packed: bytes | None) -> int:
@@ -239,39 +219,31 @@ def _count(optimizer: torch.optim.Optimizer) -> int:
     return count
 
 
-def _names(optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[list[str], list[bits.Cell]]:
-    """Return the parameters' names and the buffers of the networks that they belong to."""
+def _gradients(known: _Optimizer) -> list[Any]:
+    return known.gradients.digests([parameter.grad for parameter in known.parameters])
+
+
+def _names(optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[list[str], list[torch.Tensor], list[str]]:
+    """Return the parameters' names, and the buffers of the networks that they belong to with theirs."""
     known: dict[int, str] = {}
-    buffers: list[bits.Cell] = []
+    buffers: dict[str, torch.Tensor] = {}
     wanted = {id(parameter) for parameter in _parameters(optimizer)}
     for root in sorted(batches.roots, key=lambda module: -sum(1 for _ in module.modules())):
         named = {id(parameter): _clean(name) for name, parameter in root.named_parameters()}
         if wanted.isdisjoint(named) or not named.keys().isdisjoint(known):
             continue
         known |= named
-        buffers += [bits.Cell(buffer, _clean(name)) for name, buffer in root.named_buffers()]
+        buffers |= {_clean(name): buffer for name, buffer in root.named_buffers()}
     names = [
         known.get(id(parameter), f"group{index}.{place}")
         for index, group in enumerate(optimizer.param_groups)
         for place, parameter in enumerate(group["params"])
     ]
-    return names, buffers
+    return names, list(buffers.values()), list(buffers)
 
 
 def _clean(name: str) -> str:
     return name.replace("_orig_mod.", "")
-
-
-def _state_cells(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> list[Any]:
-    state = optimizer.state.get(parameter, {})
-    return [
-        bits.Cell(value, key) if isinstance(value, torch.Tensor) else SimpleNamespace(tensor=value)
-        for key, value in state.items()
-    ]
-
-
-def _value(value: Any) -> int:
-    return xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
 
 
 def _plain(value: Any) -> Any:
