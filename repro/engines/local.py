@@ -12,14 +12,17 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+#: What a terminal sends goes to the whole process group, as it does there; the rest to the first process alone.
+_OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_OF_A_SENDER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _GRACE = 5.0
+_POLITE_TURNS = 50
 _CHUNK = 1 << 16
 
 Listener = Callable[[bytes], None]
@@ -36,14 +39,19 @@ class End(NamedTuple):
 class LocalProcess:
     """A started job; `release` lets an interpreter go on that waits for the seal."""
 
-    def __init__(self, process: subprocess.Popen[bytes], gate: int | None, pumps: list[threading.Thread]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], gate: int | None, channels: list[_Channel]) -> None:
         self.pid = process.pid
         self._process = process
         self._gate = gate
-        self._pumps = pumps
+        self._channels = channels
+        self._signals = _Signals(process.pid, channels)
 
     def release(self) -> None:
-        """Let the interpreter enter user code. One that is gone already (SIGKILL, a broken start) is not an error."""
+        """Let the interpreter enter user code; from here on signals are its own.
+
+        One that is gone already (SIGKILL, a broken start) is not an error.
+        """
+        self._signals.begin()
         if self._gate is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._gate, b"!")
@@ -55,7 +63,7 @@ class LocalProcess:
         self._process.kill()
         self._process.wait()
         _end_children()
-        self._join()
+        self._finish()
 
     def _close_gate(self) -> None:
         if self._gate is not None:
@@ -64,32 +72,76 @@ class LocalProcess:
 
     def wait(self) -> End:
         """Wait for the end, passing signals on; processes that the job left behind are ended too."""
-        forwarded: list[int] = []
-
-        def forward(number: int, _frame: Any) -> None:
-            forwarded.append(number)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-
-        with _handlers(forward):
+        try:
             code = self._process.wait()
-            self._end_group()
+            _end_group(self.pid)
             _end_children()
-            self._join()
-        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded)
+            self._finish()
+        finally:
+            self._signals.end()
+        return End(code if code >= 0 else None, -code if code < 0 else None, self._signals.forwarded)
 
-    def _end_group(self) -> None:
-        """Ask the rest of the process group to end, then make it."""
-        deadline = time.monotonic() + _GRACE
-        number = signal.SIGTERM
-        while _signal_group(self.pid, number):
-            _reap()
-            number = signal.SIGKILL if time.monotonic() > deadline else signal.Signals(0) if number else number
-            time.sleep(0.01)
+    def _finish(self) -> None:
+        for channel in self._channels:
+            channel.finish()
 
-    def _join(self) -> None:
-        for pump in self._pumps:
-            pump.join(timeout=_GRACE)
+
+class _Signals:
+    """Passes on to a job what is sent to us; what we were told to ignore (``nohup``) is left alone."""
+
+    def __init__(self, group: int, channels: Sequence[_Channel]) -> None:
+        self.forwarded: list[int] = []
+        self._group = group
+        self._channels = channels
+        self._before: dict[int, Any] = {}
+
+    def begin(self) -> None:
+        """Take the signals over."""
+        actions: dict[int, Any] = {
+            **dict.fromkeys(_OF_A_TERMINAL, self._to_group),
+            **dict.fromkeys(_OF_A_SENDER, self._to_first),
+            signal.SIGTSTP: self._stop,
+            signal.SIGWINCH: self._resize,
+        }
+        for number, action in actions.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, action)
+
+    def end(self) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _to_group(self, number: int, _frame: Any) -> None:
+        self.forwarded.append(number)
+        _signal_group(self._group, number)
+
+    def _to_first(self, number: int, _frame: Any) -> None:
+        self.forwarded.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._group, number)
+
+    def _stop(self, _number: int, _frame: Any) -> None:
+        """Stop with the job, and go on with it: a group in a session of its own does not heed SIGTSTP."""
+        _signal_group(self._group, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        _signal_group(self._group, signal.SIGCONT)
+
+    def _resize(self, number: int, _frame: Any) -> None:
+        for channel in self._channels:
+            channel.resize()
+        _signal_group(self._group, number)
+
+
+def _end_group(group: int) -> None:
+    """Ask the rest of a process group to end, then make it."""
+    deadline = time.monotonic() + _GRACE
+    number = int(signal.SIGTERM)
+    while _signal_group(group, number) and time.monotonic() < deadline + 1:
+        _reap()
+        number = int(signal.SIGKILL) if time.monotonic() > deadline else 0
+        time.sleep(0.01)
 
 
 def _signal_group(group: int, number: int) -> bool:
@@ -98,16 +150,6 @@ def _signal_group(group: int, number: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-@contextlib.contextmanager
-def _handlers(forward: Any) -> Iterator[None]:
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def launch(
@@ -124,7 +166,7 @@ def launch(
 
     Its output goes to ``stdout.log`` and ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr``
     all of it to standard error), through a terminal where ours is one. A gated interpreter waits for `release`.
-    ``listener`` is called with each piece of output.
+    ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
 
     Raises:
         OSError: when the program cannot be started.
@@ -136,8 +178,9 @@ def launch(
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
     outs = (sys.stderr if to_stderr else sys.stdout, sys.stderr)
+    one_at_a_time = threading.Lock()
     channels = [
-        _Channel(out.fileno(), folder / f"{name}.log", listener)
+        _Channel(out.fileno(), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time))
         for name, out in zip(("stdout", "stderr"), outs, strict=True)
     ]
     try:
@@ -156,33 +199,78 @@ def launch(
             os.close(channel.child)
         if read_end is not None:
             os.close(read_end)
-    return LocalProcess(process, write_end, [channel.start() for channel in channels])
+    for channel in channels:
+        channel.start()
+    return LocalProcess(process, write_end, channels)
+
+
+class _Lines:
+    """Hands a stream to a listener line by line, whatever pieces it comes in."""
+
+    def __init__(self, listener: Listener, one_at_a_time: threading.Lock) -> None:
+        self._listener = listener
+        self._lock = one_at_a_time
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        """Take in a piece."""
+        data = self._rest + data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self._rest = data[end:]
+        self._give(data[:end])
+
+    def finish(self) -> None:
+        """Hand over a last line that nothing ended."""
+        self._give(self._rest and self._rest + b"\n")
+
+    def _give(self, lines: bytes) -> None:
+        if lines:
+            with self._lock:
+                self._listener(lines)
 
 
 class _Channel:
     """One output stream: from the child to the log and to ours."""
 
-    def __init__(self, out: int, log: Path, listener: Listener | None) -> None:
+    def __init__(self, out: int, log: Path, lines: _Lines | None) -> None:
         self._out = out
         self._log: BinaryIO = log.open("ab", buffering=0)
-        self._listener = listener
-        if os.isatty(out):
-            self._source, self.child = _terminal(out)
-        else:
-            self._source, self.child = os.pipe()
+        self._lines = lines
+        self._terminal = os.isatty(out)
+        self._source, self.child = _terminal(out) if self._terminal else os.pipe()
+        self._thread = threading.Thread(target=self._pump, daemon=True)
+        self._reading = False
+        self._pieces = 0
+        self._given_up = False
 
-    def start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._pump, daemon=True)
-        thread.start()
-        return thread
+    def start(self) -> None:
+        """Begin to pass output on."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Return when all output is through, however slow its reader is; the log is final then.
+
+        Given up after a while without output: a process that is no child of ours still holds the stream open.
+        """
+        while self._thread.is_alive() and not self._given_up:
+            before = self._pieces
+            self._thread.join(timeout=_GRACE)
+            self._given_up = self._thread.is_alive() and self._reading and self._pieces == before
+
+    def resize(self) -> None:
+        """Give the child's terminal the size of ours."""
+        if self._terminal:
+            _copy_size(self._out, self._source)
 
     def _pump(self) -> None:
         out: int | None = self._out
         while data := self._read():
+            if self._given_up:
+                break
             with contextlib.suppress(OSError):  # a full disk must not stop the run
                 self._log.write(data)
-            if self._listener is not None:
-                self._listener(data)
+            if self._lines is not None:
+                self._lines.take(data)
             try:
                 if out is not None:
                     _write_all(out, data)
@@ -192,12 +280,18 @@ class _Channel:
                 out = None
         os.close(self._source)
         self._log.close()
+        if self._lines is not None:
+            self._lines.finish()
 
     def _read(self) -> bytes:
+        self._reading = True
         try:
             return os.read(self._source, _CHUNK)
         except OSError:  # a terminal whose other side is closed
             return b""
+        finally:
+            self._reading = False
+            self._pieces += 1
 
 
 def _write_all(out: int, data: bytes) -> None:
@@ -212,9 +306,13 @@ def _terminal(out: int) -> tuple[int, int]:
     attributes = termios.tcgetattr(slave)
     attributes[1] &= ~termios.OPOST
     termios.tcsetattr(slave, termios.TCSANOW, attributes)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, fcntl.ioctl(out, termios.TIOCGWINSZ, bytes(8)))
+    _copy_size(out, slave)
     return master, slave
+
+
+def _copy_size(one: int, other: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(other, termios.TIOCSWINSZ, fcntl.ioctl(one, termios.TIOCGWINSZ, bytes(8)))
 
 
 def _reap() -> None:
@@ -224,15 +322,18 @@ def _reap() -> None:
 
 
 def _end_children() -> None:
-    """End what was left behind in sessions of its own: as the subreaper we are its parent now."""
-    for _ in range(100):
+    """End what was left behind in sessions of its own, first politely: as the subreaper we are its parent now."""
+    number = int(signal.SIGTERM)
+    for turn in range(4 * _POLITE_TURNS):
         _reap()
         children = _children()
         if not children:
             return
+        if turn:
+            number = int(signal.SIGKILL) if turn > _POLITE_TURNS else 0
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
         time.sleep(0.01)
 
 

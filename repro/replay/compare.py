@@ -16,8 +16,8 @@ from repro.run import metrics, trails
 
 #: Metrics whose name says that they measure time or memory are not compared, where nothing is declared of them.
 _MEASURES = re.compile(
-    r"(^|[/_. -])(time|times|seconds|secs?|ms|duration|elapsed|throughput|memory|mem|fps|eta)($|[/_. -])"
-    r"|_per_(s|sec|second)$",
+    r"(^|[/_. -])(time|times|(run|wall|cpu|gpu)_?time|wall_?clock|timestamp|seconds?|secs?|ms|minutes|hours|duration"
+    r"|elapsed|latency|throughput|speed|memory|mem|rss|vram|fps|eta)($|[/_. -])|(_per_|/)(s|sec|second)$",
     re.IGNORECASE,
 )
 

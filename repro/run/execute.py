@@ -21,6 +21,8 @@ from repro.run.request import Request
 from repro.store.store import Store
 from repro.worker.job import Job
 
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+
 
 @dataclass(frozen=True)
 class Result:
@@ -187,12 +189,10 @@ class _Execution:
 
 
 def _state(end: local.End) -> State:
-    if end.code == 0:
-        return "COMPLETED"
-    passed_on = {*end.forwarded, *(128 + number for number in end.forwarded)}
-    if {end.signal, end.code} & passed_on or (signal.SIGINT in end.forwarded and end.code == 1):
+    """Return CANCELLED for a run that was told to end, even where its handler then ended it with 0."""
+    if not _ENDING.isdisjoint(end.forwarded):
         return "CANCELLED"
-    return "FAILED"
+    return "COMPLETED" if end.code == 0 else "FAILED"
 
 
 def _reason(end: local.End) -> str | None:

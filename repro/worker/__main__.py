@@ -12,6 +12,7 @@ from typing import Any
 def main() -> int:
     """Wait for the seal with torch already imported, call the entry, and return the exit code."""
     folder = sys.argv[1]
+    del sys.path[0]  # the folder we stand in: no module of the user's may be imported before the seal
     os.environ.pop("REPRO_WORKER", None)  # children of this process start through the hook
     import torch  # noqa: F401  (while the parent captures)
 
@@ -23,7 +24,7 @@ def main() -> int:
     path, _, name = job.entry.rpartition(":")
     path = os.path.join(job.root, path)
     sys.argv = [path]
-    sys.path[0] = os.path.dirname(path)
+    sys.path.insert(0, os.path.dirname(path))
     try:
         _load(path, name)(session.current())
     except Exception:

@@ -5,6 +5,7 @@ The profiles and what each promises are in docs/reference/determinism.md. Nothin
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -44,7 +45,11 @@ def _apply(torch: ModuleType, job: Job, *, warn_only: bool) -> None:
 
 
 def _collect_warnings(observed: Lines) -> None:
-    """Take in torch's warnings about operators without a deterministic kernel: once each, and not on the screen."""
+    """Take in torch's warnings about operators without a deterministic kernel: once each, and not on the screen.
+
+    They are ours, not the script's: a filter that makes errors of warnings does not reach them.
+    """
+    _keep_filter_first()
     show = warnings.showwarning
     seen: set[str] = set()
 
@@ -57,6 +62,23 @@ def _collect_warnings(observed: Lines) -> None:
             observed.event("nondeterministic", operator=found[1], file=filename, line=lineno)
 
     warnings.showwarning = showwarning
+
+
+def _keep_filter_first() -> None:
+    original = {name: getattr(warnings, name) for name in ("filterwarnings", "simplefilter", "resetwarnings")}
+    ours = {"message": f".*{_NO_KERNEL.pattern.partition(' ')[2]}", "category": UserWarning}
+
+    def wrap(change: Any) -> Any:
+        @functools.wraps(change)
+        def changed(*args: Any, **kwargs: Any) -> None:
+            change(*args, **kwargs)
+            original["filterwarnings"]("default", **ours)
+
+        return changed
+
+    for name, change in original.items():
+        setattr(warnings, name, wrap(change))
+    original["filterwarnings"]("default", **ours)
 
 
 def numerics(torch: ModuleType) -> dict[str, Any]:
@@ -79,7 +101,7 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": backends.cpu.get_cpu_capability(),
-        "hash_seed": os.environ.get("PYTHONHASHSEED", "random") if sys.flags.hash_randomization else "0",
+        "hash_seed": _hash_seed(),
     }
     for name in (
         "ATEN_CPU_CAPABILITY",
@@ -91,6 +113,12 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
     ):
         state[name] = os.environ.get(name)
     return state
+
+
+def _hash_seed() -> str:
+    if not sys.flags.hash_randomization:
+        return "0"
+    return "random" if sys.flags.ignore_environment else os.environ.get("PYTHONHASHSEED", "random")
 
 
 def _software(torch: ModuleType) -> dict[str, Any]:

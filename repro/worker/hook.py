@@ -56,6 +56,7 @@ def start(folder: str) -> Job:
     from repro.worker import determinism, imports, redirect, seeding, tensorboard
     from repro.worker.watch import Watcher
 
+    imports.on_failure.append(_cannot_watch)
     redirect.install(_job)
     watcher = Watcher(_job, _observed)
     watcher.install()
@@ -113,7 +114,19 @@ def _note_saves(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
     torch.serialization.save = noted
 
 
+def _cannot_watch(module: str, error: Exception) -> None:
+    if _observed is not None:
+        _observed.event("trail-failure", error=f"{module} could not be watched: {type(error).__name__}: {error}"[:300])
+
+
 def _at_exit() -> None:
+    try:
+        _look_at_end()
+    except Exception as error:
+        _cannot_watch("the end of a process", error)
+
+
+def _look_at_end() -> None:
     if _observed is None or _job is None:
         return
     from repro.worker import modules

@@ -12,10 +12,14 @@ Action = Callable[[ModuleType], None]
 _waiting: dict[str, list[Action]] = {}
 
 
+#: Told of an action that failed: it is never raised into the import of the user's code.
+on_failure: list[Callable[[str, Exception], None]] = []
+
+
 def when_imported(name: str, action: Action) -> None:
     """Run ``action`` with the module once it is imported: now, if it already is."""
     if name in sys.modules:
-        action(sys.modules[name])
+        _run(action, sys.modules[name])
         return
     _waiting.setdefault(name, []).append(action)
     if _FINDER not in sys.meta_path:
@@ -52,12 +56,20 @@ def _watch(spec: ModuleSpec) -> None:
     def exec_module(module: ModuleType) -> None:
         execute(module)
         for action in _waiting.pop(spec.name, ()):
-            action(module)
+            _run(action, module)
 
     try:
         loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]
     except AttributeError:  # a loader written in C: its module is not watched
         return
+
+
+def _run(action: Action, module: ModuleType) -> None:
+    try:
+        action(module)
+    except Exception as error:
+        for tell in on_failure:
+            tell(module.__name__, error)
 
 
 _FINDER: Any = _Finder()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,23 @@ class Job:
             return cls(**json.load(handle))
 
 
+def rank() -> int:
+    """Return this process's rank as torchrun and its like tell it, else 0."""
+    text = os.environ.get("RANK", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def lineage() -> tuple[int, ...]:
+    """Return this process's place among the children of `multiprocessing`, () for any other: the same in each run."""
+    process = sys.modules.get("multiprocessing.process")
+    return () if process is None else tuple(process.current_process()._identity)
+
+
+def place() -> str:
+    """Return rank and lineage as a text that sorts as they do: "00001-0000", and "00000-0002.0001" for a child."""
+    return f"{rank():05d}-{'.'.join(f'{number:04d}' for number in lineage()) or '0000'}"
+
+
 class Lines:
     """An append-only file of JSON lines, opened at the first line; after a fork the child opens one of its own.
 
@@ -64,8 +82,8 @@ class Lines:
         self._fd = -1
 
     def path(self) -> str:
-        """Return this process's file: the time it was opened keeps the processes of a run in order."""
-        return os.path.join(self._folder, self._kind, f"{time.time_ns():019d}-{os.getpid()}.jsonl")
+        """Return this process's file: place and time keep the processes of a run in order."""
+        return os.path.join(self._folder, self._kind, f"{place()}-{time.time_ns():019d}-{os.getpid()}.jsonl")
 
     def write(self, line: str) -> None:
         """Append one line that ends with a newline; it is readable by others at once."""

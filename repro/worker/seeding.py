@@ -1,75 +1,134 @@
-"""Seeds of the global generators, and the user's own seeding: left alone, and recorded with the line that made it."""
+"""Seeds of the global generators, and the user's own seeding: left alone, and recorded with the line that made it.
+
+Each process draws from a place of its own: its rank, and where it stands among the children of others. What would come
+from the operating system's entropy under plain python comes from the master seed instead: the first state of each
+generator, and Python's `random` in a forked child, which reseeds itself there.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from repro.record import seeds
 from repro.worker.imports import when_imported
-from repro.worker.job import Job, Lines
+from repro.worker.job import Job, Lines, rank
 
 #: Seeding that these make is part of how they work, not the user's.
-_LIBRARY = ("/torch/", "/numpy/", "/random.py", "/repro/worker/")
-
-
-def rank() -> int:
-    """Return this process's rank as torchrun and its like tell it, else 0."""
-    text = os.environ.get("RANK", "0")
-    return int(text) if text.isdigit() else 0
+_LIBRARIES = ("torch", "numpy", "random")
+_MOST_OF_A_LINE = 3
+_ENTROPY = "from the operating system"
 
 
 def install(job: Job, observed: Lines) -> None:
     """Seed ``random``, ``numpy.random`` and ``torch`` as each is imported, and watch the calls that seed again."""
     seeder = _Seeder(job, observed)
+    os.register_at_fork(before=seeder.count_fork, after_in_child=seeder.forked)
     when_imported("random", seeder.python)
     when_imported("numpy.random", seeder.numpy)
     when_imported("torch", seeder.torch)
+    if "--multiprocessing-fork" in sys.orig_argv:
+        when_imported("multiprocessing.process", seeder.spawned)
 
 
 class _Seeder:
     def __init__(self, job: Job, observed: Lines) -> None:
         self._job = job
         self._observed = observed
-
-    def _seed(self, library: str, bits: int) -> int:
-        return seeds.integer(self._job.seed, f"global.{library}", bits, rank=rank())
+        self._lineage: tuple[int, ...] = ()
+        self._forks = 0
+        self._seeders: list[Callable[[], object]] = []
+        self._said: Counter[tuple[str, str, int]] = Counter()
 
     def python(self, module: ModuleType) -> None:
-        module.seed(self._seed("python", 64))
-        self._watch(module, "seed", "random.seed")
+        seed = self._begin(module.seed, "python", 64)
+        self._watch([module], "seed", "random.seed")
+        os.register_at_fork(after_in_child=seed)  # after the module's own, which takes entropy
 
     def numpy(self, module: ModuleType) -> None:
-        module.seed(self._seed("numpy", 32))
-        self._watch(module, "seed", "numpy.random.seed")
+        self._begin(module.seed, "numpy", 32)
+        self._watch([module], "seed", "numpy.random.seed")
+        self._watch([module], "default_rng", "numpy.random.default_rng", only_entropy=True)
 
     def torch(self, module: ModuleType) -> None:
-        module.manual_seed(self._seed("torch", 64) >> 1)
-        self._watch(module, "manual_seed", "torch.manual_seed")
-        self._watch(module.random, "manual_seed", "torch.manual_seed")
-        self._watch(module.cuda, "manual_seed", "torch.cuda.manual_seed")
-        self._watch(module.cuda, "manual_seed_all", "torch.cuda.manual_seed_all")
+        self._begin(module.manual_seed, "torch", 63)
+        self._watch([module, module.random], "manual_seed", "torch.manual_seed")
+        self._watch([module, module.random], "seed", "torch.seed")
+        self._watch([module.cuda, module.cuda.random], "manual_seed", "torch.cuda.manual_seed")
+        self._watch([module.cuda, module.cuda.random], "manual_seed_all", "torch.cuda.manual_seed_all")
 
-    def _watch(self, module: ModuleType, name: str, label: str) -> None:
-        original: Callable[..., Any] = getattr(module, name)
-        observed = self._observed
+    def spawned(self, module: ModuleType) -> None:
+        """Seed a process that `multiprocessing` spawned anew once it knows which of its parent's children it is."""
+        original = module.BaseProcess._bootstrap
+
+        @functools.wraps(original)
+        def bootstrap(process: Any, *args: Any, **kwargs: Any) -> Any:
+            self._lineage = tuple(process._identity)
+            for seed in self._seeders:
+                seed()
+            return original(process, *args, **kwargs)
+
+        module.BaseProcess._bootstrap = bootstrap
+
+    def count_fork(self) -> None:
+        self._forks += 1
+
+    def forked(self) -> None:
+        self._lineage = (*self._lineage, self._forks)
+        self._forks = 0
+
+    def _begin(self, seed: Callable[[int], object], library: str, bits: int) -> Callable[[], object]:
+        """Seed a library now, and return the function that does it again for another place."""
+
+        def again() -> None:
+            child = "".join(f"/{number}" for number in self._lineage)
+            number = seeds.integer(self._job.seed, f"global.{library}{child}", 64 if bits > 32 else 32, rank=rank())  # noqa: PLR2004
+            seed(number >> (-bits % 32))
+
+        self._seeders.append(again)
+        again()
+        return again
+
+    def _watch(self, modules: list[ModuleType], name: str, label: str, *, only_entropy: bool = False) -> None:
+        original: Callable[..., Any] = getattr(modules[0], name)
 
         @functools.wraps(original)
         def seed(*args: Any, **kwargs: Any) -> Any:
-            where = caller()
-            if not any(part in where[0] for part in _LIBRARY):
-                value = repr(args[0])[:80] if args else next((repr(v)[:80] for v in kwargs.values()), "")
-                observed.event("seed", call=label, value=value, file=where[0], line=where[1])
+            given = next((value for value in (*args, *kwargs.values()) if value is not None), None)
+            if given is None or not only_entropy:
+                self._note(label, _ENTROPY if given is None else repr(given)[:80], sys._getframe(1))
             return original(*args, **kwargs)
 
-        setattr(module, name, seed)
+        for module in modules:
+            setattr(module, name, seed)
+
+    def _note(self, label: str, value: str, frame: FrameType) -> None:
+        place = _users_line(frame)
+        if place is None:
+            return
+        self._said[label, *place] += 1
+        if self._said[label, *place] <= _MOST_OF_A_LINE:
+            self._observed.event("seed", call=label, value=value, file=place[0], line=place[1])
 
 
-def caller(depth: int = 2) -> tuple[str, int]:
-    """Return file and line of the code that called the function ``depth`` frames up."""
-    frame = sys._getframe(depth)
-    return frame.f_code.co_filename, frame.f_lineno
+def _users_line(frame: FrameType) -> tuple[str, int] | None:
+    """Return the innermost line outside installed code, of the calls that led to ``frame``; else that of ``frame``.
+
+    None where one of the random libraries made the call itself (a DataLoader's workers), or this package.
+    """
+    module = str(frame.f_globals.get("__name__"))
+    if module.partition(".")[0] in _LIBRARIES or module.startswith("repro.worker"):
+        return None
+    at: FrameType | None = frame
+    while at is not None and at.f_code.co_filename.startswith(_INSTALLED):
+        at = at.f_back
+    found = at or frame
+    return found.f_code.co_filename, found.f_lineno
+
+
+_INSTALLED = (os.path.dirname(os.__file__) + "/", sys.prefix + "/", "<frozen ")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
-from repro.worker.job import Job, Lines
+from repro.worker.job import Job, Lines, place
 
 
 class Params(Mapping[str, Any]):
@@ -60,6 +62,7 @@ class Run:
         self._swaps: dict[str, Any] = {}
         self._keys: dict[str, str] = {}
         self._saved = 0
+        self._artifacts: dict[str, str] = {}
         self.params = Params({} if job is None else job.params)
 
     @property
@@ -86,20 +89,23 @@ class Run:
         ``kill -9``. Names that are no identifiers go into a mapping: ``run.log({"val/acc": 0.9}, step=3)``.
 
         Raises:
-            TypeError, ValueError: for a value that is no number.
+            TypeError, ValueError: for a value that is no number, a step that is no whole one, a name that is no text.
         """
         if self._metrics is None:
             return
         points = named if values is None else {**values, **named}
         parts = []
         for name, value in points.items():
-            number = float(value)
+            number = value if type(value) is float else _number(name, value)
             text = repr(number) if math.isfinite(number) else f'"{number!r}"'
             parts.append(f"{self._keys.get(name) or self._key(name)}:{text}")
-        place = "null" if step is None else int(step)
-        self._metrics.write(f'{{"t":{time.time():.6f},"step":{place},"m":{{{",".join(parts)}}}}}\n')
+        at = "null" if step is None else operator.index(step)
+        self._metrics.write(f'{{"t":{time.time():.6f},"step":{at},"m":{{{",".join(parts)}}}}}\n')
 
-    def _key(self, name: str) -> str:
+    def _key(self, name: Any) -> str:
+        if not isinstance(name, str):
+            msg = f"the name of a metric is a text, not {name!r}"
+            raise TypeError(msg)
         self._keys[name] = json.dumps(name)
         return self._keys[name]
 
@@ -156,11 +162,11 @@ class Run:
         state = hashlib.sha256()
         shapes = []
         for item in arrays:
-            array = np.ascontiguousarray(item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item))
+            array = _array(item)
             shapes.append(list(array.shape))
             state.update(f"{array.dtype.str}{array.shape}\n".encode())
             state.update(
-                repr(array.tolist()).encode() if array.dtype.hasobject else array.data.cast("B") if array.size else b""
+                repr(array.tolist()).encode() if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data
             )
         self._observed.event("data", name=name, digest=f"sha256:{state.hexdigest()}", shapes=shapes)
 
@@ -174,23 +180,82 @@ class Run:
             return None
         import torch
 
-        state = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()}
-        path = os.path.join(self._job.folder, "checkpoints", f"{self._saved:06d}.pt")
-        torch.save(state, path + ".tmp")
-        os.replace(path + ".tmp", path)
-        self._saved += 1
+        state = {
+            name: _without_numpy(part.state_dict() if hasattr(part, "state_dict") else part)
+            for name, part in parts.items()
+        }
+        temporary = os.path.join(self._job.folder, f"checkpoint-{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        path = self._publish(temporary, os.path.join(self._job.folder, "checkpoints", place()))
+        os.unlink(temporary)
         return path
+
+    def _publish(self, temporary: str, stem: str) -> str:
+        """Give a file the next free name: other processes of the run number theirs in the same folder."""
+        while True:
+            path = f"{stem}-{self._saved:06d}.pt"
+            self._saved += 1
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                continue
+            return path
 
     def artifact(self, path: str | os.PathLike[str]) -> None:
         """Keep a file as one of the run's declared results: a replay compares it, bit for bit.
 
         Raises:
             FileNotFoundError: when there is no such file.
+            ValueError: when another file of this name is an artifact already.
         """
         if self._job is None:
             return
-        name = os.path.basename(os.fspath(path))
-        shutil.copyfile(path, os.path.join(self._job.folder, "artifacts", name))
+        full = os.path.realpath(path)
+        name = os.path.basename(full)
+        if self._artifacts.setdefault(name, full) != full:
+            msg = f"{path}: {self._artifacts[name]} is an artifact of the same name already"
+            raise ValueError(msg)
+        temporary = os.path.join(self._job.folder, f"artifact-{os.getpid()}.tmp")
+        shutil.copyfile(full, temporary)
+        os.replace(temporary, os.path.join(self._job.folder, "artifacts", name))
+
+
+def _array(item: Any) -> Any:
+    """Return data as a contiguous numpy array; a tensor of a kind that numpy lacks (bfloat16) as its bytes."""
+    import numpy as np
+
+    if not hasattr(item, "detach"):
+        return np.ascontiguousarray(item)
+    tensor = item.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    try:
+        return np.ascontiguousarray(tensor.numpy())
+    except TypeError:
+        return tensor.view(sys.modules["torch"].uint8).numpy()
+
+
+def _number(name: str, value: Any) -> float:
+    """Return what is logged as a number. Raises TypeError or ValueError with the metric's name."""
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        number = None if isinstance(number, str) else number  # a text is no number, whatever it says
+        return float(cast("float", number))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        msg = f"run.log: {name} is no number but {type(value).__name__}: {error}"
+        raise kind(msg) from error
+
+
+def _without_numpy(value: Any) -> Any:
+    """Return a value in which numpy's arrays and scalars are torch's and Python's: they load with weights_only."""
+    if type(value) is dict:  # a module's OrderedDict holds tensors, and carries its versions as an attribute
+        return {key: _without_numpy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without_numpy(item) for item in value)
+    if type(value).__module__ != "numpy":
+        return value
+    import torch
+
+    return torch.from_numpy(value.copy()) if getattr(value, "ndim", 0) else value.item()
 
 
 _current: Run | None = None

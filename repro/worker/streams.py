@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from repro.record import seeds
-from repro.worker.seeding import rank
+from repro.worker.job import rank
 
 
 def make(master: int, name: str, replicate: int, at: tuple[int, ...]) -> Any:

@@ -38,6 +38,6 @@ def _log(values: dict[str, Any], step: Any) -> None:
     from repro.worker.session import current
 
     try:
-        current().log(values, step=step)
+        current().log(values, step=None if step is None else int(step))
     except (TypeError, ValueError):  # a value that is no number: TensorBoard has its own word for it
         return

@@ -1,0 +1,182 @@
+"""Exit codes, signals and left-behind processes under ``repro run``: the child's own, as under plain python."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPRO, Project, clean_environment
+
+
+def start(project: Project, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start ``repro run -- words`` and return it running; the script says "ready" in a file when it is."""
+    (project.root / "ready").unlink(missing_ok=True)
+    command = [str(REPRO), "run", "--", *words]
+    process = subprocess.Popen(
+        command, cwd=project.root, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+    wait_for((project.root / "ready").exists)
+    return process
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    """Return when ``condition()`` holds; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def outcome(project: Project) -> dict[str, Any]:
+    """Return the outcome of the last run."""
+    return dict(project.repro("show", "last", "--json", check=0).json["outcome"])
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether no process of this id is left (a zombie is gone)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+#: Handles a signal as its arguments say, with a child that would die of the signal if it got it.
+HANDLES = """\
+import os, signal, subprocess, sys, time
+
+number, code = getattr(signal, sys.argv[1]), int(sys.argv[2])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+def handle(number, frame):
+    time.sleep(0.1)
+    print("handled", signal.Signals(number).name, "child", child.poll() is None, flush=True)
+    sys.exit(code)
+
+signal.signal(number, handle)
+open("ready", "w").close()
+time.sleep(60)
+"""
+
+SLEEPS = "import time\nopen('ready', 'w').close()\ntime.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "handler_code", "code", "state"),
+    [
+        ("SIGTERM", None, 143, "CANCELLED"),
+        ("SIGINT", None, 130, "CANCELLED"),
+        ("SIGTERM", 143, 143, "CANCELLED"),
+        ("SIGTERM", 0, 0, "CANCELLED"),
+        ("SIGINT", 5, 5, "CANCELLED"),
+        ("SIGUSR1", 0, 0, "COMPLETED"),
+    ],
+)
+def test_a_signal_to_repro_reaches_the_script(
+    project: Project, name: str, handler_code: int | None, code: int, state: str
+) -> None:
+    """The script's own handler runs, its exit code is passed on, and a run that was told to end is CANCELLED.
+
+    What a terminal sends goes to the children too; SIGTERM goes to the first process alone, as under plain python, so
+    that a handler can still use its DataLoader's workers.
+    """
+    project.write("a.py", SLEEPS if handler_code is None else HANDLES)
+    process = start(project, "python", "a.py", name, str(handler_code))
+    process.send_signal(getattr(signal, name))
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    found = outcome(project)
+    assert found["state"] == state
+    if handler_code is None:
+        assert (found["signal"], found["exit_code"]) == (name, None)
+    else:
+        assert out.decode() == f"handled {name} child {name != 'SIGINT'}\n"
+        assert (found["signal"], found["exit_code"]) == (None, code)
+
+
+def test_a_script_that_dies_of_a_signal_has_failed_with_it(project: Project) -> None:
+    """SIGSEGV and SIGKILL of the script are FAILED with the signal; the exit code is a shell's; its own code stays."""
+    project.write("a.py", "import os, signal, sys\nos.kill(os.getpid(), int(sys.argv[1]))\n")
+    for number in (signal.SIGSEGV, signal.SIGKILL):
+        project.repro("run", "--", "python", "a.py", str(int(number)), check=128 + number)
+        found = outcome(project)
+        assert (found["state"], found["signal"], found["exit_code"]) == ("FAILED", number.name, None)
+    project.write("b.py", "import sys\nsys.exit('bad')\n")
+    done = project.repro("run", "--", "python", "b.py", check=1)
+    assert "bad\n" in done.err
+    assert outcome(project)["state"] == "FAILED"
+    project.repro("run", "--", "python", "-c", "raise SystemExit(77)", check=77)
+
+
+def test_nothing_that_the_script_left_behind_goes_on(project: Project) -> None:
+    """Children in its group, daemons in sessions of their own, and one that ignores SIGTERM are gone with the run."""
+    project.write(
+        "a.py",
+        "import subprocess, sys, os\n"
+        "sleep = 'import time; time.sleep(60)'\n"
+        "deaf = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); '\n"
+        "plain = subprocess.Popen([sys.executable, '-c', sleep])\n"
+        "daemon = subprocess.Popen([sys.executable, '-c', deaf + sleep], start_new_session=True,"
+        " stdout=subprocess.PIPE)\n"
+        "daemon.stdout.read(1)\n"
+        "print(plain.pid, daemon.pid)\n",
+    )
+    began = time.monotonic()
+    pids = [int(word) for word in project.repro("run", "--", "python", "a.py", check=0).out.split()]
+    assert len(pids) == 2
+    assert all(is_gone(pid) for pid in pids)
+    assert time.monotonic() - began < 5
+    assert outcome(project)["state"] == "COMPLETED"
+
+
+def test_what_nohup_ignores_stays_ignored(project: Project) -> None:
+    """A run that was started to ignore SIGHUP goes on after one."""
+    project.write("a.py", "import time\nopen('ready', 'w').close()\ntime.sleep(1)\nprint('to the end')\n")
+    process = start(project, "python", "a.py", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == (b"to the end\n", 0)
+    assert outcome(project)["state"] == "COMPLETED"
+
+
+def test_a_stopped_run_stands_still_and_goes_on(project: Project) -> None:
+    """Ctrl-Z stops the script together with repro, and ``fg`` lets both go on."""
+    project.write(
+        "a.py",
+        "import time\nopen('ready', 'w').write('')\n"
+        "for i in range(40):\n    open('count', 'w').write(str(i))\n    time.sleep(0.05)\n",
+    )
+    process = start(project, "python", "a.py", start_new_session=True)
+    process.send_signal(signal.SIGTSTP)
+    wait_for(lambda: "\nState:\tT" in Path(f"/proc/{process.pid}/status").read_text())
+    before = (project.root / "count").read_text()
+    time.sleep(0.3)
+    assert (project.root / "count").read_text() == before
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (project.root / "count").read_text() == "39"
+
+
+def test_points_and_output_survive_kill_9(project: Project) -> None:
+    """Every point that was logged, and all output until then, can be read after SIGKILL of the script or of repro."""
+    project.write(
+        "a.py",
+        "import os, signal, sys, time, repro\n"
+        "run = repro.current()\n"
+        "for i in range(1000):\n    run.log(loss=i / 7, step=i)\n"
+        "print('all logged', flush=True)\nopen('ready', 'w').close()\n"
+        "if sys.argv[1] == 'self':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(60)\n",
+    )
+    for who in ("self", "repro"):
+        process = start(project, "python", "a.py", who)
+        if who == "repro":
+            process.kill()
+        process.communicate(timeout=30)
+        points = project.repro("log", "last", "--json", check=0).json["metrics"]["loss"]
+        assert [(point["step"], point["value"]) for point in points] == [(i, i / 7) for i in range(1000)]
+        folder = Path(project.repro("show", "last", "--json").json["path"])
+        wait_for(lambda place=folder: "all logged" in (place / "stdout.log").read_text())
+    assert project.repro("show", "last", "--json").json["state"] == "LOST"
