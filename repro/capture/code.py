@@ -73,7 +73,7 @@ def capture(
     ]
     candidates = stats(root, (listing.untracked | listing.nested) - listing.tracked)
     candidates = {path: stat for path, stat in candidates.items() if outputs.get(path) != stat}
-    candidates = _without(candidates, root, list(data))
+    candidates = _without(candidates, root, list(data), own_streams())
     known = {os.fsdecode(path) for path in listing.nested}
     secrets = sorted(path for path, stat in candidates.items() if path not in known and _is_secret(root, path, stat))
     gaps += [Gap(what=path, reason="may hold secrets; never captured unless tracked") for path in secrets]
@@ -83,6 +83,17 @@ def capture(
     tree = repository.snapshot(root, [os.fsencode(path) for path in files])
     left_out = sorted([*secrets, *(path for path in candidates if path not in files)])
     return Code(tree, layout, files, gaps, left_out[:MOST_FILES])
+
+
+def own_streams() -> set[int]:
+    """Return the inodes of our own standard output and error: ``repro run -- ... > log.txt`` leaves no code."""
+    found = set()
+    for descriptor in (1, 2):
+        try:
+            found.add(os.fstat(descriptor).st_ino)
+        except OSError:  # closed
+            continue
+    return found
 
 
 def _inside(store: Path, root: Path) -> list[str]:
@@ -204,14 +215,18 @@ def _open_regular(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _without(files: dict[str, Stat], root: Path, data: list[str]) -> dict[str, Stat]:
-    """Leave out declared data: files, folders and globs relative to the root."""
+def _without(files: dict[str, Stat], root: Path, data: list[str], inodes: set[int]) -> dict[str, Stat]:
+    """Leave out declared data (files, folders and globs relative to the root), and files by their inode."""
     names = set(data)
     for name in data:
         if glob.has_magic(name) and not os.path.isabs(name) and not name.startswith("../"):
             names.update(path.relative_to(root).as_posix() for path in root.glob(name))
     folders = tuple(name.rstrip("/") + "/" for name in data)
-    return {path: stat for path, stat in files.items() if path not in names and not path.startswith(folders)}
+    return {
+        path: stat
+        for path, stat in files.items()
+        if path not in names and not path.startswith(folders) and stat[2] not in inodes
+    }
 
 
 def _limit(files: dict[str, Stat]) -> tuple[dict[str, Stat], list[Gap]]:

@@ -61,7 +61,7 @@ def replay(
     try:
         restored = restore.restore(store, record, outcome, folder)
         result = _run(store, record, restored, to_stderr=to_stderr, allow_outside=allow_outside, say=say)
-        return _judge(store, record, outcome, restored, result, str(folder) if keep else None)
+        return _judge(store, record, outcome, restored, result, str(restored.place) if keep else None)
     except restore.NotReplayableError as error:
         return _not_replayable(record, str(error), error.hint)
     finally:
@@ -117,9 +117,9 @@ def _run(
         root=root,
         place=restored.place,
         cwd=recipe.cwd,
-        outside=_outside(restored) if recipe.cwd is None else None,
+        outside=restored.stand if recipe.cwd is None else None,
         name=record.name,
-        command=None if recipe.command is None else [_moved(word, root, restored, record) for word in recipe.command],
+        command=None if recipe.command is None else [_moved(word, restored) for word in recipe.command],
         entry=recipe.entry,
         params=recipe.params,
         metrics=record.metrics,
@@ -142,23 +142,13 @@ def _run(
     return execute.execute(asked, store, options)
 
 
-def _outside(restored: restore.Restored) -> Path:
-    """Make the folder that stands for the one outside the project in which the user stood."""
-    folder = restored.place.parent / "outside"
-    folder.mkdir()
-    return folder
-
-
-def _moved(word: str, root: Path, restored: restore.Restored, record: Record) -> str:
-    """Return a word of the command with paths into the project pointing into the restored tree."""
+def _moved(word: str, restored: restore.Restored) -> str:
+    """Return a word of the command with an absolute path into a live source pointing into its copy."""
     before, equals, tail = word.partition("=") if word.startswith("-") and "=" in word else ("", "", word)
-    if os.path.isabs(tail) and (tail == str(root) or tail.startswith(f"{root}{os.sep}")):
-        moved = str(restored.place) + tail[len(str(root)) :]
-        return before + equals + (moved if os.path.exists(moved) or not os.path.exists(tail) else tail)
-    if record.recipe.cwd is None:
-        there = os.path.normpath(os.path.join(record.circumstances["project"]["folder"], tail))
-        if there.startswith(f"{root}{os.sep}") and os.path.exists(str(restored.place) + there[len(str(root)) :]):
-            return before + equals + str(restored.place) + there[len(str(root)) :]
+    for live, copy in restored.live:
+        if tail == live or tail.startswith(live + os.sep):
+            moved = copy + tail[len(live) :]
+            return before + equals + (moved if os.path.exists(moved) or not os.path.exists(tail) else tail)
     return word
 
 
@@ -194,7 +184,7 @@ def _judge(
         record.metrics,
         until_end=original.state in ("COMPLETED", "FAILED"),
     )
-    found = _overruled(found, observed.read(result.folder))
+    found = _overruled(found, observed.read(result.folder), restored.lost)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
@@ -210,14 +200,16 @@ def _judge(
     return replayed
 
 
-def _overruled(found: compare.Comparison, seen: observed.Observed) -> compare.Comparison:
-    """Return the comparison with what makes it void: a module from the live tree, a write that was refused."""
+def _overruled(found: compare.Comparison, seen: observed.Observed, lost: list[str]) -> compare.Comparison:
+    """Return the comparison with what makes it void: a module from the live tree, a refused write, lost data."""
     reason = None
     if seen.live_modules:
         name, path = seen.live_modules[0]
         reason = f"the module {name} was imported from {path}, not from the recorded code"
     elif seen.refused:
         reason = f"the run writes outside its folder: {seen.refused[0]}"
+    elif lost and found.verdict != "IDENTICAL":
+        reason = f"{lost[0]} is not what it was when the run read it, and nobody kept it"
     if reason is None:
         return found
     return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)

@@ -1,15 +1,25 @@
-"""A folder in which a run can be earned again: its code, its folders, and links to the data that it read."""
+"""A folder in which a run can be earned again: its code, its folders, and links to all that lay beside the code."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
 from repro.capture.data import StatCache
+from repro.capture.variables import keyed
+from repro.capture.walk import is_secret, walk
 from repro.errors import ReproError
-from repro.record.values import KEPT, Outcome, Record
+from repro.record.values import KEPT, FileDigest, Outcome, Record
+from repro.replay.mirror import Mirror
 from repro.store.store import Store
+
+#: Where more files lie beside the code, only those are linked that the run was seen to read.
+_MOST_FILES = 100_000
 
 
 class NotReplayableError(ReproError):
@@ -19,11 +29,16 @@ class NotReplayableError(ReproError):
 
 
 class Restored(NamedTuple):
-    """The folder, the live places with their copies in it, and what is not as it was (file, before, after)."""
+    """The project's place in the replay, where the user stood, the live places with their copies, and what is amiss.
+
+    ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more.
+    """
 
     place: Path
+    stand: Path
     live: tuple[tuple[str, str], ...]
     changed: list[tuple[str, str | None, str | None]]
+    lost: list[str]
 
 
 def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path) -> Restored:
@@ -33,67 +48,194 @@ def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path)
         StoreDamagedError: when the code or a kept file does not come out as it was recorded.
         NotReplayableError: when a file that the run read is gone.
     """
-    project = record.circumstances["project"]
-    root = Path(project["root"])
-    place = folder / "tree"
-    store.code.materialise(record.recipe.code, place)
-    for name in project["folders"]:
-        (place / name).mkdir(parents=True, exist_ok=True)
-    live = [(str(root), str(place))]
-    for name, tree in record.recipe.sources.items():
-        store.code.materialise(tree, folder / "sources" / name)
-        live.append((project["sources"][name], str(folder / "sources" / name)))
-    changed = _inputs(store, outcome, root, place) if outcome is not None else []
-    _declared(record, root, place)
-    return Restored(place, tuple(live), changed)
+    return _Restoring(store, record, outcome, Mirror(folder / "root")).restore()
 
 
-def _inputs(store: Store, outcome: Outcome, root: Path, place: Path) -> list[tuple[str, str | None, str | None]]:
-    """Put back what the run read beside its code: kept files from the store, others by a link once they are checked."""
-    cache = StatCache(store.cache / "files.json")
-    changed: list[tuple[str, str | None, str | None]] = []
-    for item in outcome.inputs:
-        inside = not os.path.isabs(item.path)
-        if item.note == KEPT and item.digest is not None:
-            if inside:
-                store.objects.restore(item.digest, place / item.path)
-            continue
-        source = root / item.path
+class _Restoring:
+    """One restoration; ``root`` is where the project lay, ``now`` where it lies: it may have been moved."""
+
+    def __init__(self, store: Store, record: Record, outcome: Outcome | None, mirror: Mirror) -> None:
+        self.store = store
+        self.record = record
+        self.outcome = outcome
+        self.mirror = mirror
+        self.project = record.circumstances["project"]
+        self.root = Path(self.project["root"])
+        self.now = _now(self.root, store, Path(self.project["store"]))
+        sources = record.recipe.sources
+        self.trees = {str(self.root): record.recipe.code} | {
+            self.project["sources"][name]: tree for name, tree in sources.items()
+        }
+
+    def restore(self) -> Restored:
+        """Go through all steps."""
+        for path in sorted(self.trees, key=len):
+            self._materialise(path)
+        for name in self.project["folders"]:
+            self.mirror.folder(self.root / name)
+        for path in self.trees:
+            self._move_links(path)
+        stand = self.mirror.folder(self.project["folder"])
+        changed, lost = self._inputs()
+        self._links()
+        self._declared()
+        self._rest()
+        return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost)
+
+    @cached_property
+    def live(self) -> dict[str, str]:
+        """The live places with their copies."""
+        return {path: str(self.mirror.at(path)) for path in self.trees} | {
+            str(self.now): str(self.mirror.at(self.root))
+        }
+
+    @cached_property
+    def written(self) -> set[Path]:
+        """The files that the run left, by absolute path."""
+        return set() if self.outcome is None else {self.root / item.path for item in self.outcome.outputs}
+
+    def _source(self, path: Path) -> Path:
+        """Return where a file of the run lies today."""
+        return self.now / path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
+    def _materialise(self, path: str) -> None:
+        self.mirror.clear(path)  # a source in another one came along with it
+        self.store.code.materialise(self.trees[path], self.mirror.at(path))
+
+    def _move_links(self, path: str) -> None:
+        """Let links in the code that lead into live code lead into its copy; what lies beside the code is linked."""
+        for name in map(os.fsdecode, self.store.code.paths(self.trees[path])):
+            place = self.mirror.at(path) / name
+            if not place.is_symlink():
+                continue
+            text = os.readlink(place)
+            aim = os.path.normpath(os.path.join(path, os.path.dirname(name), text))
+            copy = next((self.live[live] + aim[len(live) :] for live in self.live if _is_in(aim, live)), None)
+            if os.path.isabs(text) and copy is not None:
+                place.unlink()
+                place.symlink_to(copy)
+            elif copy is None and not os.path.isabs(text) and not self._holds_code(aim):
+                self.mirror.link(Path(aim))
+
+    def _is_inside(self, path: Path) -> bool:
+        return any(_is_in(str(path), live) for live in self.live)
+
+    def _holds_code(self, folder: str | Path) -> bool:
+        return any(_is_in(live, str(folder)) for live in self.live)
+
+    def _inputs(self) -> tuple[list[tuple[str, str | None, str | None]], list[str]]:
+        """Put back what the run read beside its code: kept files from the store, others by a link, after a check."""
+        cache = StatCache(self.store.cache / "files.json")
+        changed: list[tuple[str, str | None, str | None]] = []
+        lost = []
+        for item in self.outcome.inputs if self.outcome is not None else []:
+            if item.note == KEPT and item.digest is not None:
+                self._put_back(item.digest, self.mirror.at(self.root / item.path))
+                continue
+            found = self._check(item, cache)
+            if item.digest is None:
+                lost.append(item.path)
+            elif found != item.digest:
+                changed.append((item.path, item.digest, found))
+        cache.save()
+        return changed, lost
+
+    def _put_back(self, digest: str, target: Path) -> None:
+        if self.mirror.owns(target.parent):
+            self.store.objects.restore(digest, target)
+
+    def _check(self, item: FileDigest, cache: StatCache) -> str:
+        """Return the digest that a file has today, in the form of the recorded one."""
+        source = self._source(self.root / item.path)
         if not source.is_file():
-            raise NotReplayableError(
-                f"{source} is gone; the run read it", hint=f"put it back ({item.size:,} bytes, {item.digest})"
-            )
+            hint = f"put it back ({item.size:,} bytes, {item.digest or item.note})"
+            raise NotReplayableError(f"{source} is gone; the run read it", hint=hint)
         found = cache.digest(str(source))
-        if item.digest is not None and item.digest.startswith("sha256:") and found != item.digest:
-            changed.append((item.path, item.digest, found))
-        if inside:
-            link(source, place / item.path)
-    cache.save()
-    return changed
+        is_keyed = item.digest is not None and item.digest.startswith("keyed:")
+        return f"keyed:{keyed(found, self.store.key)}" if is_keyed else found
+
+    def _link(self, path: Path) -> None:
+        """Link one file of the run; one that it also wrote is copied."""
+        if path in self.written:
+            self.mirror.copy(self._source(path), path)
+        else:
+            self.mirror.link(self._source(path), path)
+
+    def _links(self) -> None:
+        """Link what the run read: in the code's folders file by file, elsewhere whole folders unless it wrote there."""
+        paths = [self.root / item.path for item in (self.outcome.inputs if self.outcome is not None else [])]
+        busy = {path.parent for path in self.written if not self._is_inside(path)}
+        whole = {path.parent for path in paths if not self._is_inside(path)} - busy
+        for folder in busy:
+            self.mirror.folder(folder)
+        for folder in sorted(folder for folder in whole if not self._holds_code(folder)):
+            self.mirror.link(folder)
+        for path in paths:
+            self._link(path)
+
+    def _declared(self) -> None:
+        """Link declared data: folders whole, so that they can be listed, unless the run wrote there.
+
+        Raises:
+            NotReplayableError: when there is nothing any more.
+        """
+        for name, where in self.record.circumstances["launch"]["data"].items():
+            found = list(self._expand(where))
+            if not found:
+                raise NotReplayableError(f"data.{name}: nothing is at {where} any more", hint=f"put back {where}")
+            for aim, source in found:
+                if source.is_dir() and any(item.is_relative_to(aim) for item in self.written):
+                    self.mirror.link_files(source, aim, without=self.written)
+                else:
+                    self.mirror.link(source, aim)
+
+    def _expand(self, where: str) -> Iterator[tuple[Path, Path]]:
+        """Yield the places of one declared item (a file, a folder, a glob): as the run had it, and where it is now."""
+        parts = Path(where).parts
+        fixed = next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
+        path = Path(os.path.normpath(Path(self.project["folder"], *parts[:fixed])))
+        source = self._source(path)
+        if fixed < len(parts):
+            for found in sorted(source.glob(os.sep.join(parts[fixed:]))):
+                yield path / found.relative_to(source), found
+        elif source.exists():
+            yield path, source
+
+    def _rest(self) -> None:
+        """Link what else lay in the project when the run began: a reader or a listing that nobody saw finds it."""
+        began = datetime.fromisoformat(self.record.created).timestamp() * 1e9
+        found = []
+        for path in _files(self.now, self.store.folder):
+            try:
+                is_older = os.stat(path, follow_symlinks=False).st_ctime_ns < began
+            except OSError:
+                continue
+            if is_older and not is_secret(os.path.basename(path)):
+                found.append(path)
+            if len(found) > _MOST_FILES:
+                return
+        for path in found:
+            self.mirror.link(Path(path), str(self.root) + path[len(str(self.now)) :])
 
 
-def _declared(record: Record, root: Path, place: Path) -> None:
-    """Link declared data that lies in the project: folders whole, so that they can be listed."""
-    cwd = record.recipe.cwd
-    if cwd is None:
-        return
-    for where in record.circumstances["launch"]["data"].values():
-        source = Path(os.path.normpath(root / cwd / where))
-        if any(character in where for character in "*?["):
-            for path in sorted((root / cwd).glob(where)):
-                link(path, place / path.relative_to(root))
-        elif source.is_relative_to(root):
-            link(source, place / source.relative_to(root))
+def _now(root: Path, store: Store, recorded: Path) -> Path:
+    """Return where a project lies today: where it lay, or around its store if both were moved together."""
+    if not root.is_dir() and recorded.is_relative_to(root) and store.folder.parts[-1:] == recorded.parts[-1:]:
+        depth = len(recorded.relative_to(root).parts)
+        return store.folder.parents[depth - 1]
+    return root
 
 
-def link(source: Path, target: Path) -> None:
-    """Make ``target`` a link to ``source`` unless something is there already that is no empty folder."""
-    if not source.exists() or target.is_symlink() or target.is_file():
-        return
-    if target.is_dir():
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _files(root: Path, store: Path) -> Iterator[str]:
+    for folder in ["", *walk(root, store).folders]:
         try:
-            target.rmdir()
+            with os.scandir(root / folder) as entries:
+                yield from sorted(
+                    entry.path for entry in entries if entry.name != ".git" and not entry.is_dir(follow_symlinks=False)
+                )
         except OSError:
-            return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
+            continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from repro.base import clock, digest
+from repro.capture import interpreter
 from repro.record.values import FileDigest, Gap, Outcome, Record, State
 from repro.run import leftovers, metrics, observed, trails
 from repro.run.leftovers import Stat
@@ -125,13 +125,12 @@ def look(
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
     kept = keep_inputs(seen, folder, store)
-    left = leftovers.outputs(place, store, started_ns, seen, dict(code), alone=alone)
-    away = leftovers.outside(seen, place)
-    stats = [(path, leftovers.stat_of(path)) for path in away]
-    written = leftovers.digests([(path, stat) for path, stat in stats if stat is not None], Path(os.sep))
+    hidden = record.recipe.command is not None and not interpreter.is_python(record.recipe.command[0])
+    left = leftovers.outputs(place, store, started_ns, seen, dict(code), alone=alone, hidden_writers=hidden)
+    named = leftovers.Place(Path(record.circumstances["project"]["root"]), place)
     return leftovers.Left(
-        inputs=leftovers.inputs(seen, place, code, started_ns, store, kept),
-        outputs=[*leftovers.digests(left, place), *written],
-        edited=leftovers.edited(seen, place, dict(code)),
+        inputs=leftovers.inputs(seen, named, code, started_ns, store, kept),
+        outputs=[*leftovers.digests(left, place), *leftovers.outside(seen, named)],
+        edited=leftovers.edited(seen, named, dict(code)),
         stats=left,
     )

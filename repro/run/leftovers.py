@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from repro.base import digest, files, locks
+from repro.capture.code import own_streams
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
 from repro.capture.walk import is_secret, walk
@@ -17,6 +18,8 @@ from repro.run.observed import Observed
 from repro.store.store import Store
 
 Stat = tuple[int, int, int]
+#: Files that people write, also while a run goes on.
+_SOURCES = (".py", ".pyi", ".pyx", ".ipynb", ".sh", ".yaml", ".yml", ".toml")
 
 
 class Left(NamedTuple):
@@ -28,8 +31,22 @@ class Left(NamedTuple):
     stats: list[tuple[str, Stat]]
 
 
+class Place(NamedTuple):
+    """Where a run's project lay (``root``) and where it ran: there, or in a replay's mirror of the whole disk."""
+
+    root: Path
+    folder: Path
+
+    def name(self, path: str) -> str:
+        """Return a path relative to the project if it lies in it, else the path outside that it stands for."""
+        if path.startswith(f"{self.folder}{os.sep}"):
+            return os.path.relpath(path, self.folder)
+        mirror = str(self.folder).removesuffix(str(self.root))
+        return path.removeprefix(mirror) if path.startswith(f"{mirror}{os.sep}") else path
+
+
 def inputs(
-    observed: Observed, place: Path, code: Container[str], started_ns: int, store: Store, kept: dict[str, str]
+    observed: Observed, place: Place, code: Container[str], started_ns: int, store: Store, kept: dict[str, str]
 ) -> list[FileDigest]:
     """Return the files that the run read and that are neither its code nor installed: paths relative to the project.
 
@@ -38,7 +55,7 @@ def inputs(
     cache = StatCache(store.cache / "files.json")
     found = []
     for path, stat in sorted(observed.reads.items()):
-        name = relative(path, place)
+        name = place.name(path)
         if name not in code and (stat[1] < started_ns or path in kept):
             found.append(_input(path, name, stat, cache, store, kept))
     cache.save()
@@ -52,49 +69,56 @@ def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kep
         now = os.stat(path)
         value = cache.digest(path)
     except OSError as error:
-        return FileDigest(path=name, size=stat[0], digest=None, note=f"cannot be read any more: {error.strerror}")
+        return FileDigest(path=name, size=stat[0], digest=None, note=f"could not be read any more: {error.strerror}")
+    if (now.st_size, now.st_mtime_ns, now.st_ino) != stat:
+        return FileDigest(path=name, size=stat[0], digest=None, note="changed while the run went on")
     if is_secret(os.path.basename(path)):
         return FileDigest(path=name, size=stat[0], digest=f"keyed:{keyed(value, store.key)}", note="may hold secrets")
-    changed = (now.st_size, now.st_mtime_ns, now.st_ino) != stat
-    return FileDigest(
-        path=name, size=now.st_size, digest=value, note="changed while the run went on" if changed else None
-    )
+    return FileDigest(path=name, size=now.st_size, digest=value)
 
 
-def relative(path: str, place: Path) -> str:
-    """Return a path relative to the project if it lies in it."""
-    return os.path.relpath(path, place) if path.startswith(str(place) + os.sep) else path
-
-
-def edited(observed: Observed, place: Path, code: dict[str, Stat]) -> list[str]:
+def edited(observed: Observed, place: Place, code: dict[str, Stat]) -> list[str]:
     """Name the sources that were edited between their capture and the moment they were read."""
-    named = ((relative(path, place), path, stat) for path, stat in observed.reads.items())
+    named = ((place.name(path), path, stat) for path, stat in observed.reads.items())
     return sorted(name for name, path, stat in named if code.get(name, stat) != stat and path not in observed.writes)
 
 
 def outputs(
-    place: Path, store: Store, started_ns: int, observed: Observed, code: dict[str, Stat], *, alone: bool
+    place: Path,
+    store: Store,
+    started_ns: int,
+    observed: Observed,
+    code: dict[str, Stat],
+    *,
+    alone: bool,
+    hidden_writers: bool,
 ) -> list[tuple[str, Stat]]:
     """Return the files under ``place`` that changed since the run began, and their stat now.
 
     Where other runs went on beside it (not ``alone``), only files that its own processes were seen to write count.
+    Code that was not seen to be written was edited by the user meanwhile, unless the command is one whose writing
+    nobody sees (``hidden_writers``: a shell script).
     """
     own = set(observed.writes)
+    streams = own_streams()
     found = {}
     for name in _files(place, store.folder):
         path = os.path.join(place, name)
         stat = stat_of(path)
-        if stat is None or code.get(name) == stat:
+        if stat is None or code.get(name) == stat or stat[2] in streams:
             continue
-        if path in own or (alone and _changed_ns(path) >= started_ns):
+        is_code = name in code or name.endswith(_SOURCES)
+        if path in own or (alone and _changed_ns(path) >= started_ns and (hidden_writers or not is_code)):
             found[name] = stat
     return sorted(found.items())
 
 
-def outside(observed: Observed, place: Path) -> list[str]:
-    """Return the files that the run wrote outside its folder and that are still there."""
-    away = (path for path in observed.writes if not path.startswith(str(place) + os.sep))
-    return sorted(path for path in away if os.path.isfile(path))
+def outside(observed: Observed, place: Place) -> list[FileDigest]:
+    """Return the files that the run wrote outside its folder and that are still there; byte code does not count."""
+    away = (path for path in observed.writes if not path.startswith(f"{place.folder}{os.sep}"))
+    there = sorted(path for path in away if os.path.isfile(path) and not path.endswith(".pyc"))
+    stats = ((path, stat_of(path)) for path in there)
+    return [_digest(Path(path), place.name(path), stat) for path, stat in stats if stat is not None]
 
 
 def _files(place: Path, store: Path) -> Iterable[str]:
@@ -102,11 +126,10 @@ def _files(place: Path, store: Path) -> Iterable[str]:
     for folder in ["", *layout.folders]:
         try:
             with os.scandir(place / folder) as entries:
-                yield from (
-                    os.path.join(folder, entry.name) for entry in entries if entry.is_file(follow_symlinks=False)
-                )
+                files = [entry.name for entry in entries if entry.is_symlink() or entry.is_file()]
         except OSError:
             continue
+        yield from (os.path.join(folder, name) for name in files)
 
 
 def stat_of(path: str) -> Stat | None:
@@ -126,14 +149,18 @@ def _changed_ns(path: str) -> int:
 
 
 def digests(names: Iterable[tuple[str, Stat]], place: Path) -> list[FileDigest]:
-    """Return size and digest of each file."""
-    found = []
-    for name, stat in names:
-        try:
-            found.append(FileDigest(path=name, size=stat[0], digest=digest.of_file(place / name)))
-        except OSError as error:
-            found.append(FileDigest(path=name, size=stat[0], digest=None, note=error.strerror))
-    return found
+    """Return size and digest of each file; of a link, those of what it says."""
+    return [_digest(place / name, name, stat) for name, stat in names]
+
+
+def _digest(path: Path, name: str, stat: Stat) -> FileDigest:
+    try:
+        if path.is_symlink():
+            text = os.readlink(path)
+            return FileDigest(path=name, size=stat[0], digest=digest.of_bytes(os.fsencode(text)), note="a link")
+        return FileDigest(path=name, size=stat[0], digest=digest.of_file(path))
+    except OSError as error:
+        return FileDigest(path=name, size=stat[0], digest=None, note=error.strerror)
 
 
 def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
@@ -146,16 +173,16 @@ def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
 
 
 def _rebuild_outputs(store: Store, root: Path) -> dict[str, Stat]:
-    digests_by_name: dict[str, str | None] = {}
+    last: dict[str, str | None] = {}
     for run_id in store.run_ids():
         outcome = store.outcome(run_id)
         record = store.record(run_id) if outcome is not None and outcome.outputs else None
         if outcome is not None and record is not None and record.circumstances["project"]["place"] == str(root):
-            digests_by_name |= {item.path: item.digest for item in outcome.outputs}
+            last |= {item.path: item.digest for item in outcome.outputs}
     found = {}
-    for name, value in digests_by_name.items():
+    for name, value in last.items():
         stat = stat_of(str(root / name))
-        if stat is not None and value is not None and digest.of_file(root / name) == value:
+        if stat is not None and value is not None and _digest(root / name, name, stat).digest == value:
             found[name] = stat
     return found
 

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 import time
+from _thread import get_ident
 from typing import Any
 
 from repro.worker.job import Job, Lines
@@ -27,9 +28,12 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.truncate": ((0, None),),
     "os.chmod": ((0, 2),),
     "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
     "shutil.rmtree": ((0, None),),
 }
 _NEW_FILES = ("os.rename", "os.link")
+#: Those that change the file that a link leads to.
+_THROUGH_LINKS = ("os.truncate", "os.chmod", "os.chown", "os.utime")
 #: Parts of the operating system: not inputs of an experiment.
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/")
 #: Modules that read or write files without Python's knowledge.
@@ -53,10 +57,10 @@ class Watcher:
         self._written: set[str] = set()
         self._keep = frozenset(job.keep)
         self._quiet = tuple(dict.fromkeys([*_interpreter_folders(), job.folder + os.sep]))
-        self._own = (job.root + os.sep, job.folder + os.sep)
+        self._own = tuple(place + os.sep for place in (job.root, job.folder, *(copy for _, copy in job.live)))
         self._live = tuple(pair[0] + os.sep for pair in job.live)
         self._free = _free_folders() if job.protect else ()
-        self._busy = False
+        self._busy: set[int] = set()
 
     def install(self) -> None:
         """Start watching; an audit hook cannot be taken off again."""
@@ -73,32 +77,43 @@ class Watcher:
 
     def _opened(self, args: tuple[Any, ...]) -> None:
         path, _, flags = args
-        if isinstance(path, int) or path is None or self._busy:
+        thread = get_ident()
+        if isinstance(path, int) or path is None or thread in self._busy:
             return
         writing = isinstance(flags, int) and bool(flags & _WRITES)
         if not writing and path in self._seen:
             return
-        self._busy = True
+        self._busy.add(thread)
         try:
             full = _absolute(path)
             if full is not None:
                 self._write(full) if writing else self._read(path, full)
         finally:
-            self._busy = False
+            self._busy.discard(thread)
 
     def _changed(self, event: str, args: tuple[Any, ...]) -> None:
-        if self._busy:
+        thread = get_ident()
+        if thread in self._busy:
             return
-        for index, descriptor in _CHANGES[event]:
-            if descriptor is not None and len(args) > descriptor and args[descriptor] >= 0:
-                continue
-            full = None if isinstance(args[index], int) else _absolute(args[index])
-            if full is None:
-                continue
-            if self._job.protect:
-                self._refuse(full)
-            if event in _NEW_FILES and index == 1:
-                self.note_write(full)
+        self._busy.add(thread)
+        try:
+            for index, descriptor in _CHANGES[event]:
+                if descriptor is not None and len(args) > descriptor and args[descriptor] >= 0:
+                    continue
+                full = None if isinstance(args[index], int) else _absolute(args[index])
+                if full is not None:
+                    self._change(full, through=event in _THROUGH_LINKS, new=event in _NEW_FILES and index == 1)
+        finally:
+            self._busy.discard(thread)
+
+    def _change(self, full: str, *, through: bool, new: bool) -> None:
+        """See to one path that is about to be changed: one may stand for what a link leads to, or become a new file."""
+        if self._job.protect:
+            self._refuse(full)
+        if self._job.live and through:
+            _own_copy(full)
+        if new:
+            self.note_write(full)
 
     def _read(self, path: Any, full: str) -> None:
         if isinstance(path, (str, bytes)) and os.path.isabs(path):
@@ -132,6 +147,7 @@ class Watcher:
     def _write(self, full: str) -> None:
         if self._job.protect:
             self._refuse(full)
+        if self._job.live:
             _own_copy(full)
         if full not in self._written and not full.startswith(("/dev/", "/proc/", self._job.folder + os.sep)):
             self._written.add(full)
