@@ -99,5 +99,5 @@ def table(
 
 def needs_runs(store: Store) -> None:
     """Raise UsageError when a store that does not exist is asked for runs."""
-    if not store.folder.exists():
+    if not store.exists():
         raise UsageError(f"there is no store in {store.folder}", hint="repro run -- python train.py makes one")

@@ -19,7 +19,7 @@ _FIELDS = ("run_id", "state", "name", "params", "metrics", "started", "recipe_di
 def command(every: bool, as_json: bool) -> int:
     """List the runs, oldest first."""
     store = common.open_store()
-    runs = index.rows(store) if store.folder.exists() else []
+    runs = index.rows(store) if store.exists() else []
     if as_json:
         common.emit([{name: run[name] for name in _FIELDS} for run in runs])
         return 0
