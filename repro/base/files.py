@@ -13,6 +13,8 @@ from repro.errors import StoreError
 
 #: The end of the names under which files are written before they are put in place; what has it is litter of a crash.
 TEMPORARY = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -21,13 +23,21 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot {what} {path}: {error.strerror}", hint=_hint(error, path)) from error
+        raise StoreError(f"cannot {what} {path}: {error.strerror}", hint=_hint(error.errno, path)) from error
 
 
-def _hint(error: OSError, path: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def refusal(words: str, path: Path) -> StoreError | None:
+    """Return the error that another program met when it wrote to ``path``, if what it says is the disk's refusal."""
+    for number in (*_FULL, errno.EROFS):
+        if os.strerror(number) in words:
+            return StoreError(f"cannot write {path}: {os.strerror(number)}", hint=_hint(number, path))
+    return None
+
+
+def _hint(number: int | None, path: Path) -> str:
+    if number in _FULL:
         return f"free some space (df -h {path.parent}); what was sealed before is whole"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if number in _CLOSED:
         return "make the store writable, or name another with REPRO_STORE=/a/folder"
     return "check the folder and try again"
 

@@ -12,14 +12,17 @@ from repro.base.files import disk_errors
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock on ``path`` (made when missing), waiting for it as long as it takes."""
+def exclusive(path: Path) -> Iterator[int]:
+    """Hold the lock on ``path`` (made when missing), waiting for it as long as it takes.
+
+    Yields its descriptor: a child that it is passed on to holds the lock too, until it ends.
+    """
     with disk_errors("lock", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         with disk_errors("lock", path):
             fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -14,6 +14,7 @@ def output(
     env: Mapping[str, str] | None = None,
     stdin: bytes | None = None,
     timeout: float | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> bytes:
     """Return what ``command`` prints.
 
@@ -31,4 +32,5 @@ def output(
         capture_output=True,
         check=True,
         timeout=timeout,
+        pass_fds=pass_fds,
     ).stdout

@@ -30,8 +30,12 @@ def _print(found: verify.Report) -> None:
     for fault in [*found.journal_faults, *found.faults]:
         click.secho(fault, fg="red")
     if not (found.faults or found.journal_faults):
-        click.secho(f"all {found.files} sealed files are as they were sealed", fg="green")
+        click.secho(_praise(found.files), fg="green")
     for place in found.recovered:
         click.echo(f"{place} was entered in the journal after a crash")
     click.echo(f"journal: {found.entries} entries, head {found.head}")
     common.say(f"note: {verify.LIMIT}", dim=True)
+
+
+def _praise(count: int) -> str:
+    return f"all {count} sealed files are as they were sealed" if count else "nothing was sealed yet"

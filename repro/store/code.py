@@ -55,7 +55,12 @@ class CodeRepository:
         self.folder = folder
 
     def _git(
-        self, *arguments: str, stdin: bytes | None = None, index: Path | None = None, tree: Path | None = None
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        index: Path | None = None,
+        tree: Path | None = None,
+        held: tuple[int, ...] = (),
     ) -> bytes:
         env = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -71,12 +76,13 @@ class CodeRepository:
             env["GIT_WORK_TREE"] = str(tree)
         settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
         try:
-            return process.output(["git", *settings, *arguments], env=env, stdin=stdin, cwd=tree)
+            return process.output(["git", *settings, *arguments], env=env, stdin=stdin, cwd=tree, pass_fds=held)
         except FileNotFoundError as error:
             raise CaptureError("git is not installed", hint="install git: repro keeps the code as git trees") from error
         except subprocess.CalledProcessError as error:
             words = error.stderr.decode(errors="replace").strip()
-            raise CaptureError(f"git {arguments[0]} failed in {self.folder}: {words}") from error
+            failed = CaptureError(f"git {arguments[0]} failed in {self.folder}: {words}")
+            raise files.refusal(words, self.folder) or failed from error
 
     def create(self) -> None:
         """Make the repository if it is not there yet."""
@@ -95,21 +101,30 @@ class CodeRepository:
         """
         self.create()
         index = self.folder / ("index-" + hashlib.sha256(os.fsencode(root)).hexdigest()[:16])
-        with locks.exclusive(self.folder / "capture.lock"):
-            return self._snapshot(root, index, sorted(set(paths)))
+        with locks.exclusive(self.folder / "capture.lock") as lock:
+            index.with_name(f"{index.name}.lock").unlink(missing_ok=True)  # of a git that was killed: none is at work
+            wanted = sorted(set(paths))
+            try:
+                return self._snapshot(root, index, wanted, (lock,))
+            except CaptureError:
+                if not index.exists():
+                    raise
+            index.unlink()  # it is only a cache; a damaged one, or one of lost objects, is made anew
+            return self._snapshot(root, index, wanted, (lock,))
 
-    def _snapshot(self, root: Path, index: Path, wanted: list[bytes]) -> str:
+    def _snapshot(self, root: Path, index: Path, wanted: list[bytes], held: tuple[int, ...] = ()) -> str:
+        """Bring an index up to date and write its tree; git goes on holding ``held`` where we die meanwhile."""
         if index.exists():
             known = self._git("ls-files", "-z", index=index).split(b"\0")[:-1]
-            gone = set(known).difference(wanted)
+            gone = sorted(set(known).difference(wanted))
             if gone:
-                listing = b"".join(path + b"\0" for path in sorted(gone))
-                self._git("update-index", "--force-remove", "-z", "--stdin", stdin=listing, index=index, tree=root)
-        listing = b"".join(path + b"\0" for path in wanted)
-        self._git(
-            "update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listing, index=index, tree=root
-        )
+                self._update(root, index, ["--force-remove"], gone, held)
+        self._update(root, index, ["--add", "--remove", "--replace"], wanted, held)
         return "git:" + self._git("write-tree", index=index).decode().strip()
+
+    def _update(self, root: Path, index: Path, how: list[str], paths: list[bytes], held: tuple[int, ...]) -> None:
+        listing = b"".join(path + b"\0" for path in paths)
+        self._git("update-index", *how, "-z", "--stdin", stdin=listing, index=index, tree=root, held=held)
 
     def paths(self, tree: str) -> list[bytes]:
         """Return the paths of all files of a tree."""
