@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ import xxhash
 #: A tensor whose bytes cannot be read (sparse layouts aside: fake, meta, batched, nested) has this digest.
 UNREADABLE = 1
 _CHUNK = 1 << 22
+#: So many addresses are remembered for each tensor.
+_MOST_PLACES = 256
 _CPU = torch.device("cpu")
 _hash = xxhash.xxh3_64_intdigest
 _device_used = False
@@ -25,28 +27,41 @@ _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, the
 class Bank:
     """Tensors that are digested together, again and again.
 
-    Their addresses are asked for at each reading; while none has moved, the bytes are read where they lie (a view made
-    by torch and numpy costs ten times as much). The memory is kept alive by the tensors, not by the bank.
+    A tensor's address is asked for at each reading. Where the bytes at an address were read before they are read again
+    where they lie (a view made by torch and numpy costs ten times as much): gradients are allocated anew at each step,
+    and come to lie at the same few addresses. The memory is kept alive by the tensors, not by the bank.
     """
 
-    __slots__ = ("_pairs", "_places", "names", "seeds")
+    __slots__ = ("_known", "_sizes", "names", "seeds")
 
     def __init__(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
         self.names = list(names)
         self.seeds = [salt(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
-        self._places: list[int] = []
-        self._pairs: list[tuple[Any, int]] = []
+        self._sizes = [tensor.nbytes if tensor.layout is torch.strided else -1 for tensor in tensors]
+        self._known: list[dict[int, Any]] = [{} for _ in tensors]
 
-    def digests(self, tensors: Sequence[torch.Tensor | None]) -> list[Any]:
+    def digests(self, tensors: Iterable[torch.Tensor | None]) -> list[Any]:
         """Return each tensor's digest; 0 stands for None. They are those of the bank, or like them (gradients)."""
-        places = [-1 if t is None else t.data_ptr() if t.is_contiguous() else 0 for t in tensors]
-        if places == self._places:
-            return [0 if place is None else _hash(place, seed) for place, seed in self._pairs]
-        if all(t is None or (address and is_plain(t)) for t, address in zip(tensors, places, strict=True)):
-            raw = (None if t is None else _raw(t) for t in tensors)
-            self._pairs = list(zip(raw, self.seeds, strict=True))
-            self._places = places
-        return [0 if t is None else digest(t, seed) for t, seed in zip(tensors, self.seeds, strict=True)]
+        found = []
+        for tensor, seed, size, known in zip(tensors, self.seeds, self._sizes, self._known, strict=True):
+            if tensor is None:
+                found.append(0)
+            elif tensor.is_contiguous() and tensor.nbytes == size and (place := known.get(tensor.data_ptr())):
+                found.append(_hash(place, seed))
+            else:
+                found.append(_look(tensor, seed, size, known))
+        return found
+
+
+def _look(tensor: torch.Tensor, seed: int, size: int, known: dict[int, Any]) -> Any:
+    try:
+        if tensor.layout is torch.strided and tensor.nbytes == size and is_plain(tensor) and tensor.data_ptr():
+            if len(known) >= _MOST_PLACES:
+                known.clear()
+            known[tensor.data_ptr()] = _raw(tensor)
+    except (RuntimeError, NotImplementedError):
+        return UNREADABLE
+    return digest(tensor, seed)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -126,9 +141,13 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def combine(digests: list[Any]) -> Any:
-    """Return one digest for several; waits for an accelerator only if one of them is still there."""
-    return xxhash.xxh3_64_intdigest(pack(digests))
+def combine(digests: list[Any]) -> int:
+    """Return one digest for several (0 for none, its own for one); waits for an accelerator if one is still there."""
+    if not digests:
+        return 0
+    if len(digests) == 1 and isinstance(digests[0], int):
+        return digests[0]
+    return _hash(pack(digests))
 
 
 def pack(digests: list[Any]) -> bytes:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +41,7 @@ class _Optimizer:
         names, self.buffers, buffer_names = _names(optimizer, batches)
         self.values = bits.Bank(self.parameters, names)
         self.gradients = bits.Bank(self.parameters, names)
+        self.none = [0] * len(self.parameters)
         self.kept = bits.Bank(self.buffers, buffer_names)
         size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
         self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
@@ -132,29 +133,32 @@ class Trail:
         full = form.is_full(known.step, known.every, self._schedule)
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
         flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
-        columns: list[Any] = [None] * len(form.COLUMNS)
-        columns[form.PARAMETERS_IN] = known.values.digests(known.parameters) if full else None
-        columns[form.GENERATORS] = self.generators.digest()
-        columns[form.SETTINGS] = known.settings(optimizer)
-        columns[form.GRADIENTS] = _gradients(known) if full and not closure else None
-        return known, flags, columns
+        before = known.values.digests(known.parameters) if full else None
+        gradients = _gradients(known) if full and not closure else None
+        return known, flags, self.generators.digest(), known.settings(optimizer), before, gradients
 
-    def _look_after(self, optimizer: torch.optim.Optimizer, known: _Optimizer, flags: int, columns: list[Any]) -> None:
+    def _look_after(
+        self,
+        optimizer: torch.optim.Optimizer,
+        known: _Optimizer,
+        flags: int,
+        generators: int,
+        settings: int,
+        before: list[Any] | None,
+        gradients: list[Any] | None,
+    ) -> None:
         batches = self._batches
-        if flags & form.FULL:
-            if flags & form.CLOSURE:
-                columns[form.GRADIENTS] = _gradients(known)
-            if form.has_state(known.step, self._schedule):
-                columns[form.STATE] = known.state(optimizer)
-            columns[form.PARAMETERS_OUT] = known.values.digests(known.parameters)
-            columns[form.BUFFERS] = known.kept.digests(known.buffers)
-            if not any(columns[form.GRADIENTS]):
-                flags |= form.SKIPPED
-        columns[form.BATCH] = batches.batch
-        columns[form.LOSS] = batches.loss
+        entry = b""
+        if before is not None:
+            gradients = _gradients(known) if gradients is None else gradients
+            state = known.state(optimizer) if form.has_state(known.step, self._schedule) else known.none
+            after = known.values.digests(known.parameters)
+            entry = bits.pack([known.table, *before, *gradients, *state, *after, *known.kept.digests(known.buffers)])
+            flags |= 0 if any(gradients) else form.SKIPPED
         flags |= (form.BATCH_SEEN if batches.batch else 0) | (form.LOSS_SEEN if batches.loss else 0)
         flags |= form.HIDDEN if batches.hidden else 0
-        self._write(known, flags, columns)
+        seen = (generators, bits.combine(batches.batch), settings, bits.combine(batches.loss))
+        self._write(known, flags, seen, entry)
         known.step += 1
 
     def _meet(self, optimizer: torch.optim.Optimizer, known: _Optimizer | None) -> _Optimizer:
@@ -184,28 +188,28 @@ class Trail:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._files = [os.open(f"{stem}.{kind}", flags, 0o644) for kind in ("rows", "details", "tables")]
 
-    def _write(self, known: _Optimizer, flags: int, columns: list[Any]) -> None:
-        packed = [None if value is None or isinstance(value, int) else bits.pack(value) for value in columns]
-        numbers = [_column(value, data) for value, data in zip(columns, packed, strict=True)]
-        head = (known.step, known.number, flags)
-        self._chain = xxhash.xxh3_128_digest(form.ROW.pack(*head, 0, *numbers, self._chain))
-        detail = 0
-        if flags & form.FULL:
-            detail = self._details + 1
-            self._details += os.write(self._files[1], _detail(known, packed))
-        os.write(self._files[0], form.ROW.pack(*head, detail, *numbers, self._chain))
+    def _write(self, known: _Optimizer, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
+        before, gradients, state, after, buffers = _columns(known, entry)
+        columns = (before, *seen, gradients, state, after, buffers)
+        self._chain = xxhash.xxh3_128_digest(form.ROW.pack(known.step, known.number, flags, 0, *columns, self._chain))
+        detail = self._details + 1 if entry else 0
+        if entry:
+            self._details += os.write(self._files[1], entry)
+        os.write(self._files[0], form.ROW.pack(known.step, known.number, flags, detail, *columns, self._chain))
 
 
-def _detail(known: _Optimizer, packed: Sequence[bytes | None]) -> bytes:
-    absent = bytes(8 * len(known.parameters))
-    parts = [packed[column] or absent for column in form.BY_PARAMETER]
-    return b"".join([known.table.to_bytes(8, "little"), *parts, packed[form.BUFFERS] or b""])
-
-
-def _column(value: Any, packed: bytes | None) -> int:
-    if packed is None:
-        return value or 0
-    return xxhash.xxh3_64_intdigest(packed) if packed else 0
+def _columns(known: _Optimizer, entry: bytes) -> list[int]:
+    """Return the digests of the columns whose tensors are in a detail entry: the parts of it, digested; 0 for none."""
+    if not entry:
+        return [0] * 5
+    length = 8 * len(known.parameters)
+    view = memoryview(entry)
+    parts = [view[8 + k * length : 8 + (k + 1) * length] for k in range(4)]
+    found = [xxhash.xxh3_64_intdigest(part) for part in parts]
+    if not any(parts[2]):
+        found[2] = 0
+    rest = view[8 + 4 * length :]
+    return [*found, xxhash.xxh3_64_intdigest(rest) if rest else 0]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
