@@ -22,6 +22,7 @@ COMMANDS = {
     "log": "Show a run's metrics.",
     "diff": "Show how two runs differ.",
     "verify": "Check that no sealed file was changed.",
+    "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
 }
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)

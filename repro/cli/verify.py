@@ -33,6 +33,8 @@ def _print(found: verify.Report) -> None:
         click.secho(_praise(found.files), fg="green")
     for place in found.recovered:
         click.echo(f"{place} was entered in the journal after a crash")
+    for line in found.signatures:
+        click.echo(line)
     click.echo(f"journal: {found.entries} entries, head {found.head}")
     common.say(f"note: {verify.LIMIT}", dim=True)
 

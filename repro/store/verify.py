@@ -8,6 +8,7 @@ from repro.base import digest, journal
 from repro.base.files import disk_errors
 from repro.errors import StoreDamagedError
 from repro.record.values import KEPT, Outcome
+from repro.store import signatures
 from repro.store.store import RUN_FOLDERS, Store
 
 #: What no chain can tell by itself; said with every verification.
@@ -26,6 +27,7 @@ class Report(NamedTuple):
     journal_faults: list[str]
     recovered: list[str]
     head: str
+    signatures: list[str]
 
 
 class _Needed(NamedTuple):
@@ -54,7 +56,8 @@ def verify(store: Store, run_id: str | None = None) -> Report:
     faults += store.objects.check(needed.objects, only=run_id is not None)
     faults += store.code.check(needed.trees, only=run_id is not None)
     recovered = [str(entry["path"]) for entry in wanted if entry.get("recovered")]
-    return Report(checked, len(entries), faults, journal_faults, recovered, _head(store))
+    signed, unsigned = signatures.check(store)
+    return Report(checked, len(entries), faults, [*journal_faults, *unsigned], recovered, _head(store), signed)
 
 
 def _journal(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
