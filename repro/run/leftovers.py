@@ -105,10 +105,10 @@ def outputs(
     for name in _files(place, store.folder):
         path = os.path.join(place, name)
         stat = stat_of(path)
-        if stat is None or code.get(name) == stat or stat[2] in streams:
+        if stat is None or code.get(name) == stat or stat[2] in streams or _changed_ns(path) < started_ns:
             continue
         is_code = name in code or name.endswith(_SOURCES)
-        if path in own or (alone and _changed_ns(path) >= started_ns and (hidden_writers or not is_code)):
+        if path in own or (alone and (hidden_writers or not is_code)):
             found[name] = stat
     return sorted(found.items())
 

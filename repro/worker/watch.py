@@ -65,13 +65,15 @@ class Watcher:
     def install(self) -> None:
         """Start watching; an audit hook cannot be taken off again."""
         changes = _CHANGES
-        opened, changed = self._opened, self._changed
+        opened, changed, connected = self._opened, self._changed, self._connected
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             if event == "open":
                 opened(args)
             elif event in changes:
                 changed(event, args)
+            elif event == "sqlite3.connect":
+                connected(args[0])
 
         sys.addaudithook(hook)
 
@@ -115,12 +117,30 @@ class Watcher:
         if new:
             self.note_write(full)
 
+    def _connected(self, database: Any) -> None:
+        """See to a database: SQLite opens it past Python, to read and, unless told otherwise, to write."""
+        try:
+            text = os.fsdecode(database)
+        except TypeError:
+            return
+        if text in ("", ":memory:"):
+            return
+        name, _, query = text.removeprefix("file:").partition("?") if text.startswith("file:") else (text, "", "")
+        full = None if "mode=memory" in query else _absolute(name)
+        if full is None:
+            return
+        if os.path.exists(full):
+            self._read(None, full)
+        if "mode=ro" not in query and "immutable=1" not in query:
+            self._write(full)
+
     def _read(self, path: Any, full: str) -> None:
+        known = full in self._seen
+        self._seen.add(full)
         if isinstance(path, (str, bytes)) and os.path.isabs(path):
             self._seen.add(path)  # type: ignore[arg-type]
-        if full in self._seen or full.startswith(self._quiet) or self._is_system(full):
+        if known or full.startswith(self._quiet) or self._is_system(full):
             return
-        self._seen.add(full)
         if full.endswith(".pyc"):
             full = _source_of(full)
         try:
