@@ -80,15 +80,18 @@ def memory() -> dict[str, int]:
     return {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
 
+def has_driver() -> bool:
+    """Say whether the kernel has a driver of NVIDIA's (``/dev/dxg``: under WSL)."""
+    return bool(glob.glob("/dev/nvidia[0-9]*")) or any(map(os.path.exists, ("/proc/driver/nvidia/version", "/dev/dxg")))
+
+
 def gpus() -> dict[str, Any]:
     """Return driver and GPUs as NVML tells them; an empty mapping where there is no driver.
 
     Raises:
         Exception: whatever NVML raises where a driver is there and does not answer.
     """
-    if not (
-        os.path.exists("/proc/driver/nvidia/version") or glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg")
-    ):
+    if not has_driver():
         return {}
     import pynvml
 
