@@ -77,11 +77,13 @@ def capture(
     known = {os.fsdecode(path) for path in listing.nested}
     secrets = sorted(path for path, stat in candidates.items() if path not in known and _is_secret(root, path, stat))
     gaps += [Gap(what=path, reason="may hold secrets; never captured unless tracked") for path in secrets]
-    kept, large = _limit({path: stat for path, stat in candidates.items() if path not in secrets})
+    tracked = stats(root, listing.tracked)
+    kept, large = _limit({path: stat for path, stat in candidates.items() if path not in secrets}, tracked)
     gaps += large
-    files = stats(root, listing.tracked) | kept
+    files = tracked | kept
     tree = repository.snapshot(root, [os.fsencode(path) for path in files])
     left_out = sorted([*secrets, *(path for path in candidates if path not in files)])
+    layout = layout._replace(folders=layout.folders[:MOST_FILES])
     return Code(tree, layout, files, gaps, left_out[:MOST_FILES])
 
 
@@ -141,7 +143,7 @@ class _Repository(NamedTuple):
         listing.skipped.extend(prefix + name for name in found.skipped)
 
     def _ls_files(self, skipped: list[str]) -> bytes:
-        excludes = [f"--exclude=/{_escape(name)}/" for name in skipped]
+        excludes = ["--exclude=__pycache__/", *(f"--exclude=/{_escape(name)}/" for name in skipped)]
         return self._git("ls-files", "-z", "-t", "-s", "-c", "-o", "--exclude-standard", *excludes)
 
     def _not_ignored(self, folders: list[str]) -> list[str]:
@@ -229,12 +231,13 @@ def _without(files: dict[str, Stat], root: Path, data: list[str], inodes: set[in
     }
 
 
-def _limit(files: dict[str, Stat]) -> tuple[dict[str, Stat], list[Gap]]:
+def _limit(files: dict[str, Stat], tracked: Iterable[str]) -> tuple[dict[str, Stat], list[Gap]]:
     """Leave out folders of very many files, then the largest files beyond the limit; name each with the remedy."""
     gaps: list[Gap] = []
     kept = dict(files)
+    code = {""} if len(kept) <= MOST_FILES else _folders([*tracked, *(path for path in kept if path.endswith(".py"))])
     while len(kept) > MOST_FILES:
-        what, group = _largest_group(kept)
+        what, group = _largest_group(kept, code)
         if len(group) <= MOST_FILES:
             break
         gaps.append(_as_data(what, f"{len(group):,} untracked files, more than {MOST_FILES:,}"))
@@ -254,23 +257,35 @@ def _as_data(what: str, why: str) -> Gap:
     return Gap(what=what, reason=f"{why}: taken for data; `data: {{NAME: {named}}}` declares it, .gitignore ignores it")
 
 
-def _largest_group(files: dict[str, Stat]) -> tuple[str, set[str]]:
-    """Return the folder without Python files, or the files of one kind in a folder, that holds the most files."""
-    below: Counter[str] = Counter()
-    scripts: set[str] = {""}
-    kinds: Counter[str] = Counter()
+def _folders(files: Iterable[str]) -> set[str]:
+    """Return all folders that hold one of the files, at any depth; the root as an empty text."""
+    found = {""}
     for path in files:
-        place = PurePosixPath(path)
-        parents = [str(parent) for parent in place.parents if str(parent) != "."]
-        below.update(parents)
-        if place.suffix == ".py":
-            scripts.update(parents)
-        else:
-            kinds[str(place.parent / ("*" + place.suffix))] += 1
-    folders = {name: count for name, count in below.items() if name not in scripts and count > MOST_FILES}
+        folder = path.rpartition("/")[0]
+        while folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _largest_group(files: dict[str, Stat], code: set[str]) -> tuple[str, set[str]]:
+    """Return the folder without code, or else the files of one kind in one folder, that holds the most files."""
+    below: Counter[str] = Counter()
+    kinds: Counter[tuple[str, str]] = Counter()
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        kinds[folder, _kind(name)] += not name.endswith(".py")
+        while folder:
+            below[folder] += 1
+            folder = folder.rpartition("/")[0]
+    folders = {name: count for name, count in below.items() if name not in code and count > MOST_FILES}
     if folders:
         top = min(folders, key=lambda name: (name.count("/"), -folders[name], name))
         return top + "/", {path for path in files if path.startswith(top + "/")}
-    what = max(sorted(kinds), key=lambda name: kinds[name]) if kinds else ""
-    folder, kind = PurePosixPath(what).parent, PurePosixPath(what).name[1:]
-    return what, {path for path in files if PurePosixPath(path).parent == folder and PurePosixPath(path).suffix == kind}
+    folder, kind = max(sorted(kinds), key=lambda item: kinds[item])
+    what = f"{folder}/*{kind}" if folder else f"*{kind}"
+    return what, {path for path in files if path.rpartition("/")[0] == folder and _kind(path) == kind}
+
+
+def _kind(path: str) -> str:
+    return PurePosixPath(path).suffix

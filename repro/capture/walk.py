@@ -18,8 +18,8 @@ _KEYS = (".pem", ".key", ".p12", ".pfx", ".keystore")
 _KEY_NAMES = frozenset("id_rsa id_dsa id_ecdsa id_ed25519 .netrc .git-credentials .pypirc .pgpass .htpasswd".split())
 #: Folders of keys and passwords; names that begin with ``.env`` count as well.
 _KEY_FOLDERS = frozenset(".ssh .aws .gnupg .kube .docker .azure".split())
-#: At most so many folders are remembered, to be made again on a replay.
-_MOST_FOLDERS = 5_000
+#: Beyond so many folders we stop looking.
+_MOST_FOLDERS = 200_000
 #: Why a folder of a name is passed over.
 _KINDS: dict[str, Callable[[str], bool]] = {
     "a cache": CACHES.__contains__,
