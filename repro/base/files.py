@@ -14,6 +14,7 @@ from repro.errors import StoreError
 #: The end of the names under which files are written before they are put in place; what has it is litter of a crash.
 TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_HARDLY = 1 << 18  # bytes
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -27,11 +28,22 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
 
 
 def refusal(words: str, path: Path) -> StoreError | None:
-    """Return the error that another program met when it wrote to ``path``, if what it says is the disk's refusal."""
-    for number in (*_FULL, errno.EROFS):
-        if os.strerror(number) in words:
-            return StoreError(f"cannot write {path}: {os.strerror(number)}", hint=_hint(number, path))
-    return None
+    """Return the error that another program met when it wrote to ``path``, if it is the disk's refusal.
+
+    Either it says so, or (git does not always) there is hardly any room.
+    """
+    found = next((number for number in (*_FULL, errno.EROFS) if os.strerror(number) in words), None)
+    if found is None and _is_full(path.parent):
+        found = errno.ENOSPC
+    return None if found is None else StoreError(f"cannot write {path}: {os.strerror(found)}", hint=_hint(found, path))
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _HARDLY
 
 
 def _hint(number: int | None, path: Path) -> str:

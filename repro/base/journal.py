@@ -86,6 +86,18 @@ def _next(last: bytes, path: Path) -> dict[str, Any]:
     return {"seq": seq, "prev": digest.of_bytes(last)}
 
 
+def end(path: Path) -> int:
+    """Return where the last whole line ends: what is appended later lies behind it. A missing journal ends at 0."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _last_line(fd, path)[0]
+    finally:
+        os.close(fd)
+
+
 def read(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield (offset after the line, the line without its end) for every whole line from ``offset`` on."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.base import clock
+from repro.base import clock, files, journal
 from repro.capture import interpreter
 from repro.engines import local
 from repro.errors import UsageError
@@ -76,6 +76,7 @@ class _Execution:
         self.env = base | self.settings.variables
         self.command, self.python, self.early = self._resolve()
         self.run_id = clock.new_run_id()
+        self._journal_end = journal.end(store.journal)
         self.folder, self._lock = store.new_run(self.run_id)
         self.env |= {"REPRO_JOB": str(self.folder)}
         self.scanner = Scanner(self.folder, asked.patterns) if asked.patterns else None
@@ -83,6 +84,7 @@ class _Execution:
         self.started = clock.now()
         self.started_ns = time.time_ns()
         self._sealed = False
+        self._over = False
 
     def _resolve(self) -> tuple[list[str], interpreter.Interpreter | None, bool]:
         """Return the words to start, the Python that will run, and whether it may start before the seal."""
@@ -109,15 +111,17 @@ class _Execution:
         )
         digest = self.store.seal_record(captured.record)
         self._sealed = True
-        self._job(list(outputs)).write()
+        with files.disk_errors("write", self.folder / "job.json"):
+            self._job(list(outputs)).write()
         self.options.sealed(captured.record, self.settings.said)
         if self.process is None:
             self._launch()
         assert self.process is not None  # noqa: S101
         self.process.release()
-        others = recover.recover(self.store)
+        recover.recover(self.store)
         end = self.process.wait()
-        return self._conclude(captured, digest, end, alone=others == 0)
+        self._over = True
+        return self._conclude(captured, digest, end)
 
     def _launch(self) -> None:
         command = [*self.command, str(self.folder)] if self.asked.entry is not None else self.command
@@ -155,10 +159,10 @@ class _Execution:
             horizon=self.asked.budget,
         )
 
-    def _conclude(self, captured: seal.Captured, digest: str, end: local.End, *, alone: bool) -> Result:
+    def _conclude(self, captured: seal.Captured, digest: str, end: local.End) -> Result:
         if self.scanner is not None:
             self.scanner.finish()
-        alone = alone and recover.others(self.store, self.run_id) == 0
+        alone = not self.store.others_since(self._journal_end, self.run_id)
         place = self.asked.place
         files = conclude.look(captured.record, self.store, place, captured.code.stats, self.started_ns, alone=alone)
         outcome = conclude.outcome_of(
@@ -179,13 +183,11 @@ class _Execution:
 
     def close(self) -> None:
         """Let go of the run; one that was never sealed leaves nothing behind."""
+        if self.process is not None and not self._over:
+            self.process.abandon()
+        os.close(self._lock)
         if not self._sealed:
-            if self.process is not None:
-                self.process.abandon()
-            os.close(self._lock)
             self.store.settle(self.run_id)
-        else:
-            os.close(self._lock)
 
 
 def _state(end: local.End) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -16,43 +17,32 @@ from repro.store.store import Store
 _PATIENCE = 10.0  # seconds for killed processes to be gone
 
 
-def others(store: Store, run_id: str) -> int:
-    """Return how many other runs are going on."""
-    return sum(1 for path in store.open.iterdir() if path.name != run_id)
-
-
-def recover(store: Store) -> int:
-    """Conclude every run whose supervisor is gone; return how many others are still going on.
+def recover(store: Store) -> None:
+    """Conclude every run whose supervisor is gone.
 
     One that cannot be concluded (the disk is full, its record is damaged) stays open for the next writer: it must not
     keep anybody from running. It is shown as LOST meanwhile, and `verify` names what is damaged.
     """
-    going_on = 0
     for marker in sorted(store.open.iterdir()):
-        try:
-            going_on += not _recover(store, marker.name)
-        except (StoreError, OSError):
-            continue
-    return going_on - 1
+        with contextlib.suppress(StoreError, OSError):
+            _recover(store, marker.name)
 
 
-def _recover(store: Store, run_id: str) -> bool:
-    """Conclude one run if it is over; say whether it is."""
+def _recover(store: Store, run_id: str) -> None:
+    """Conclude one run if it is over."""
     folder = store.run_folder(run_id)
     if store.alive(run_id) != "LOST":
-        return False
+        return
     try:
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
-        return store.forget(run_id)
+        store.forget(run_id)
+        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _conclude(store, run_id)
-    except BlockingIOError:
-        return False
-    finally:
+    finally:  # BlockingIOError: another writer is at it
         os.close(fd)
-    return True
 
 
 def _conclude(store: Store, run_id: str) -> None:

@@ -86,12 +86,23 @@ class CodeRepository:
 
     def create(self) -> None:
         """Make the repository if it is not there yet."""
-        if (self.folder / "info" / "attributes").exists():
+        if self._attributes.exists():
             return
-        self._git("init", "--quiet", "--bare", "--template=")
-        with files.disk_errors("write", self.folder / "info"):
-            (self.folder / "info").mkdir(exist_ok=True)
-        files.replace(self.folder / "info" / "attributes", _ATTRIBUTES)
+        with files.disk_errors("make", self.folder):
+            self._attributes.parent.mkdir(parents=True, exist_ok=True)
+        with locks.exclusive(self._lock) as lock:
+            (self.folder / "config.lock").unlink(missing_ok=True)  # of a git that was killed: none is at work
+            self._git("init", "--quiet", "--bare", "--template=", held=(lock,))
+            files.replace(self._attributes, _ATTRIBUTES)
+
+    @property
+    def _attributes(self) -> Path:
+        """The last file that `create` writes."""
+        return self.folder / "info" / "attributes"
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder / "capture.lock"
 
     def snapshot(self, root: Path, paths: Iterable[bytes]) -> str:
         """Capture the files of ``paths`` (relative to ``root``) as they are on the disk; return the tree's id.
@@ -101,7 +112,7 @@ class CodeRepository:
         """
         self.create()
         index = self.folder / ("index-" + hashlib.sha256(os.fsencode(root)).hexdigest()[:16])
-        with locks.exclusive(self.folder / "capture.lock") as lock:
+        with locks.exclusive(self._lock) as lock:
             index.with_name(f"{index.name}.lock").unlink(missing_ok=True)  # of a git that was killed: none is at work
             wanted = sorted(set(paths))
             try:
@@ -175,8 +186,8 @@ class CodeRepository:
 
         All objects are looked at, and all that ``trees`` need; with ``only``, just those that they need.
         """
-        if not self.folder.exists():
-            return [f"{self.folder.name} is missing"] if trees else []
+        if not self._attributes.exists():  # nothing was captured yet
+            return [f"{self._attributes.relative_to(self.folder.parent)} is missing"] if trees else []
         try:
             self._git("fsck", "--full", "--no-dangling", "--no-progress", *map(_id, trees))
         except CaptureError as error:

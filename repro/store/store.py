@@ -53,6 +53,7 @@ class Store:
         store = cls(folder)
         fresh = not store.exists()
         if fresh:
+            store.check_format()
             store._check_place()
         with files.disk_errors("make the store", folder):
             for part in (folder, store.runs, store.cache, store.work, store.open, store.objects.folder):
@@ -135,14 +136,12 @@ class Store:
     def _beginning(self, run_id: str) -> Path:
         return self.runs / f".{run_id}"
 
-    def forget(self, run_id: str) -> bool:
-        """Take away the mark of a run that has no folder; say if it has none, now that nobody can be making it."""
+    def forget(self, run_id: str) -> None:
+        """Take away the mark of a run that has no folder, when nobody can be making it any more."""
         with locks.exclusive(self._journal_lock):
-            if self.run_folder(run_id).exists():
-                return False
-            shutil.rmtree(self._beginning(run_id), ignore_errors=True)
-            (self.open / run_id).unlink(missing_ok=True)
-        return True
+            if not self.run_folder(run_id).exists():
+                shutil.rmtree(self._beginning(run_id), ignore_errors=True)
+                (self.open / run_id).unlink(missing_ok=True)
 
     def seal_record(self, record: Record) -> str:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""
@@ -244,6 +243,13 @@ class Store:
         """Return what was learnt of a run after it ended, oldest first."""
         found = sorted((self.run_folder(run_id) / "attachments").glob("*.json"))
         return [unseal(self.read(path), Attachment, str(path)) for path in found]
+
+    def others_since(self, end: int, run_id: str) -> bool:
+        """Say whether another run was sealed or ended since the journal ended at ``end``, or is open now."""
+        lines = (_entry(line) for _, line in journal.read(self.journal, end))
+        return any(path.name != run_id for path in self.open.iterdir()) or any(
+            entry.get("run") != run_id for entry in lines
+        )
 
     def run_ids(self) -> Iterator[str]:
         """Yield the ids of all runs in the order in which their records were sealed."""
