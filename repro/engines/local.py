@@ -160,11 +160,12 @@ def launch(
     folder: Path,
     gated: bool,
     to_stderr: bool = False,
+    silent: bool = False,
     listener: Listener | None = None,
 ) -> LocalProcess:
     """Start ``command`` in a process group of its own.
 
-    Its output goes to ``stdout.log`` and ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr``
+    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr``
     all of it to standard error), through a terminal where ours is one. A gated interpreter waits for `release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
 
@@ -188,6 +189,7 @@ def launch(
             command,
             cwd=cwd,
             env=variables,
+            stdin=subprocess.DEVNULL if silent else None,
             stdout=channels[0].child,
             stderr=channels[1].child,
             pass_fds=[read_end] if read_end is not None else (),

@@ -133,6 +133,7 @@ class _Execution:
                 folder=self.folder,
                 gated=self.early,
                 to_stderr=self.options.to_stderr,
+                silent=self.options.given is not None,
                 listener=self.scanner,
             )
         except OSError as error:
