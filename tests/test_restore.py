@@ -11,6 +11,9 @@ import pytest
 import trees
 from conftest import REPRO, Project, clean_environment
 
+from repro.replay import restore
+from repro.store.store import Store
+
 Make = Callable[[str], Project]
 
 
@@ -312,6 +315,24 @@ def test_ignored_data_is_linked(reads: Project) -> None:
     (read,) = trees.outcome(reads)["inputs"]
     assert (read["path"], read["size"], read["digest"][:7]) == ("data/a.txt", 5, "sha256:")
     assert trees.identical(reads)["differences"] == []
+
+
+def test_very_many_files_are_linked_by_folders(
+    reads: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where too many files lie beside the code, folders that hold nothing else are linked whole, the topmost ones."""
+    reads.write("data/mixed/before.txt", "x")
+    reads.write("lib/ignored.pt", "x")
+    reads.write("lib/code.py", "x = 1\n")
+    done = reads.run("--", "python", "train.py")
+    reads.write("data/mixed/later.txt", "x")
+    store = Store(reads.store)
+    monkeypatch.setattr(restore, "MOST_FILES", 2)
+    record, outcome = store.record(done["run_id"]), store.outcome(done["run_id"])
+    place = restore.restore(store, record, outcome, tmp_path / "again").place
+    links = {os.path.relpath(path, place) for path in place.rglob("*") if path.is_symlink()}
+    assert links == {"data/a.txt", "data/b"}
+    assert (place / "data" / "b" / "c" / "unread.txt").read_text() == "cccc\n"
 
 
 def test_what_came_later_is_not_there(reads: Project) -> None:

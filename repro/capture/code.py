@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from repro.base import process
 from repro.capture import git
-from repro.capture.walk import Layout, is_secret, walk
+from repro.capture.walk import Layout, folders_of, is_secret, walk
 from repro.errors import CaptureError
 from repro.record.values import Gap
 from repro.store.code import CodeRepository
@@ -235,7 +235,7 @@ def _limit(files: dict[str, Stat], tracked: Iterable[str]) -> tuple[dict[str, St
     """Leave out folders of very many files, then the largest files beyond the limit; name each with the remedy."""
     gaps: list[Gap] = []
     kept = dict(files)
-    code = {""} if len(kept) <= MOST_FILES else _folders([*tracked, *(path for path in kept if path.endswith(".py"))])
+    code = {""} if len(kept) <= MOST_FILES else folders_of([*tracked, *(path for path in kept if path.endswith(".py"))])
     while len(kept) > MOST_FILES:
         what, group = _largest_group(kept, code)
         if len(group) <= MOST_FILES:
@@ -255,17 +255,6 @@ def _limit(files: dict[str, Stat], tracked: Iterable[str]) -> tuple[dict[str, St
 def _as_data(what: str, why: str) -> Gap:
     named = json.dumps(what, ensure_ascii=False)
     return Gap(what=what, reason=f"{why}: taken for data; `data: {{NAME: {named}}}` declares it, .gitignore ignores it")
-
-
-def _folders(files: Iterable[str]) -> set[str]:
-    """Return all folders that hold one of the files, at any depth; the root as an empty text."""
-    found = {""}
-    for path in files:
-        folder = path.rpartition("/")[0]
-        while folder not in found:
-            found.add(folder)
-            folder = folder.rpartition("/")[0]
-    return found
 
 
 def _largest_group(files: dict[str, Stat], code: set[str]) -> tuple[str, set[str]]:

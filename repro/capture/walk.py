@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,17 @@ def walk(root: Path, store: Path) -> Layout:
             elif reason:
                 skipped[name] = reason
     return Layout(folders, skipped, not pending)
+
+
+def folders_of(files: Iterable[str]) -> set[str]:
+    """Return all folders that hold one of the files, at any depth; the root as an empty text."""
+    found = {""}
+    for path in files:
+        folder = os.path.dirname(path)
+        while folder not in found:
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return found
 
 
 def _children(folder: Path) -> list[os.DirEntry[str]]:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
-from repro.capture.walk import is_secret, walk
+from repro.capture.walk import folders_of, is_secret, walk
 from repro.errors import ReproError
 from repro.record.values import KEPT, FileDigest, Outcome, Record
 from repro.replay.mirror import Mirror
 from repro.store.store import Store
 
-#: Where more files lie beside the code, only those are linked that the run was seen to read.
-_MOST_FILES = 100_000
+#: Where more files lie beside the code, whole folders of them are linked.
+MOST_FILES = 20_000
 
 
 class NotReplayableError(ReproError):
@@ -77,9 +77,14 @@ class _Restoring:
             self._move_links(path)
         stand = self.mirror.folder(self.project["folder"])
         changed, lost = self._inputs()
-        self._links()
-        self._declared()
-        self._rest()
+        older, other = self._beside()
+        if len(older) > MOST_FILES:
+            self._link_folders(older, other)
+        self._link_inputs()
+        self._link_declared()
+        if len(older) <= MOST_FILES:
+            for name in older:
+                self.mirror.link(self.now / name, self.root / name)
         return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost)
 
     @cached_property
@@ -161,7 +166,7 @@ class _Restoring:
         else:
             self.mirror.link(self._source(path), path)
 
-    def _links(self) -> None:
+    def _link_inputs(self) -> None:
         """Link what the run read: in the code's folders file by file, elsewhere whole folders unless it wrote there."""
         paths = [self.root / item.path for item in (self.outcome.inputs if self.outcome is not None else [])]
         busy = {path.parent for path in self.written if not self._is_inside(path)}
@@ -173,7 +178,7 @@ class _Restoring:
         for path in paths:
             self._link(path)
 
-    def _declared(self) -> None:
+    def _link_declared(self) -> None:
         """Link declared data: folders whole, so that they can be listed, unless the run wrote there.
 
         Raises:
@@ -201,21 +206,33 @@ class _Restoring:
         elif source.exists():
             yield path, source
 
-    def _rest(self) -> None:
-        """Link what else lay in the project when the run began: a reader or a listing that nobody saw finds it."""
+    def _beside(self) -> tuple[list[str], list[str]]:
+        """Return what else lay in the project when the run began, and all other files, relative to the project.
+
+        A reader or a listing that nobody saw is to find what it found then, and not what came later.
+        """
         began = datetime.fromisoformat(self.record.created).timestamp() * 1e9
-        found = []
+        older: list[str] = []
+        other: list[str] = []
         for path in _files(self.now, self.store.folder):
+            name = path[len(str(self.now)) + 1 :]
             try:
                 is_older = os.stat(path, follow_symlinks=False).st_ctime_ns < began
             except OSError:
                 continue
-            if is_older and not is_secret(os.path.basename(path)):
-                found.append(path)
-            if len(found) > _MOST_FILES:
-                return
-        for path in found:
-            self.mirror.link(Path(path), str(self.root) + path[len(str(self.now)) :])
+            is_free = is_older and not is_secret(os.path.basename(path))
+            is_free = is_free and not os.path.lexists(self.mirror.at(self.root / name))
+            (older if is_free else other).append(name)
+        return older, other
+
+    def _link_folders(self, older: list[str], other: list[str]) -> None:
+        """Link the topmost folders that hold nothing but such files."""
+        code = map(os.fsdecode, self.store.code.paths(self.record.recipe.code))
+        written = (str(path.relative_to(self.root)) for path in self.written if path.is_relative_to(self.root))
+        mixed = folders_of([*other, *code, *written])
+        for name in sorted(folders_of(older) - mixed):
+            if os.path.dirname(name) in mixed:
+                self.mirror.link(self.now / name, self.root / name)
 
 
 def _now(root: Path, store: Store, recorded: Path) -> Path:
