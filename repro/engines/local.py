@@ -165,8 +165,9 @@ def launch(
 ) -> LocalProcess:
     """Start ``command`` in a process group of its own.
 
-    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr``
-    all of it to standard error), through a terminal where ours is one. A gated interpreter waits for `release`.
+    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in
+    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error), through a terminal where
+    ours is one. A gated interpreter waits for `release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
 
     Raises:
