@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from repro.errors import ProjectRootError
@@ -12,23 +13,40 @@ _MARKS = (".repro", "pyproject.toml")
 def find(start: Path, script: Path | None = None) -> Path:
     """Return the root of the project that ``start`` (a folder) lies in.
 
+    Where that project does not hold the script, it is the script's own, unless the script is a program on PATH.
+
     Raises:
         ProjectRootError: when it would be the home folder or ``/``.
     """
     start = start.resolve()
-    home = Path.home().resolve()
-    for marks in ((".git",), _MARKS):
-        for folder in (start, *start.parents):
-            if any((folder / mark).exists() for mark in marks):
-                if folder in (home, Path("/")):
-                    if marks == (".git",):
-                        _refuse(folder)
-                    continue
-                return folder
-    folder = start if script is None else script.resolve().parent
-    if folder in (home, Path("/")):
-        _refuse(folder)
-    return folder
+    found = _marked(start)
+    if script is not None and not _is_tool(script):
+        place = script.resolve().parent
+        if found is None or found in _forbidden() or not place.is_relative_to(found):
+            found = _marked(place) or found or place
+    found = found or start
+    if found in _forbidden():
+        _refuse(found)
+    return found
+
+
+def _marked(start: Path) -> Path | None:
+    """Return git's top level, else the nearest folder with a mark that is neither the home folder nor ``/``."""
+    folders = (start, *start.parents)
+    top = next((folder for folder in folders if (folder / ".git").exists()), None)
+    if top is not None:
+        return top
+    allowed = (folder for folder in folders if folder not in _forbidden())
+    return next((folder for folder in allowed if any((folder / mark).exists() for mark in _MARKS)), None)
+
+
+def _forbidden() -> tuple[Path, Path]:
+    return Path.home().resolve(), Path("/")
+
+
+def _is_tool(script: Path) -> bool:
+    """Say whether a script lies in a folder of programs, as ``python $(which torchrun) train.py`` has it."""
+    return str(script.parent) in os.environ.get("PATH", os.defpath).split(os.pathsep)
 
 
 def _refuse(folder: Path) -> None:
