@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repro.base import clock, digest
 from repro.capture import interpreter
+from repro.record import trail as form
 from repro.record.values import FileDigest, Gap, Outcome, Record, State
 from repro.run import leftovers, metrics, observed, trails
 from repro.run.leftovers import Stat
@@ -97,13 +98,15 @@ def _gaps(
         gaps.append(Gap(what="files read", reason=reason))
     if seen.failures:
         gaps.append(Gap(what="trail", reason=f"a step could not be read: {seen.failures[0]}"))
-    hidden = sum(1 for item in found for frame in item.frames if frame.flags & 32)
+    frames = [frame for item in found for frame in item.frames]
+    hidden = sum(1 for frame in frames if frame.flags & form.HIDDEN)
     if hidden:
-        gaps.append(
-            Gap(
-                what="trail", reason=f"{hidden} steps had calls whose tensors could not be read (traced or transformed)"
-            )
-        )
+        reason = f"{hidden} steps had calls whose tensors could not be read (traced or transformed)"
+        gaps.append(Gap(what="trail", reason=reason))
+    unseen = sum(1 for frame in frames if not frame.flags & (form.BATCH_SEEN | form.SKIPPED))
+    if unseen:
+        reason = f"the batch of {unseen} steps was not seen: no network was called, or within torch.compile"
+        gaps.append(Gap(what="trail", reason=reason))
     if files is not None and not seen.processes and not any(gap.what == "trail" for gap in record.gaps):
         gaps.append(
             Gap(

@@ -1,7 +1,8 @@
 """What went into the networks since the last step: the batch column and the loss column.
 
-Every module call is seen; only outermost calls in training count. Of their arguments, tensors that need no gradient
-are the batch: what needs one was computed here, and belongs to a later column.
+Every module call is seen; only outermost calls that may train count: of a network in training mode, or with gradients
+on (a network can be trained in eval mode). Of their arguments, tensors that need no gradient are the batch: what needs
+one was computed here, and belongs to a later column.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 
 from repro.worker import bits
 
 _MOST_SALTS = 1_000
+_DEPTH = 6
 
 
 _is_compiling = torch.compiler.is_compiling
@@ -38,7 +41,7 @@ class Batches:
         self.batch: list[Any] = []
         self.loss: list[Any] = []
         self.hidden = False
-        self.roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._roots: dict[int, weakref.ref[torch.nn.Module]] = {}
         self._salts: dict[Any, int] = {}
 
     def install(self) -> None:
@@ -57,27 +60,33 @@ class Batches:
                 return original(module, *args, **kwargs)
             self._inside = True
             try:
-                if module.training:
-                    _quietly(self._take, module, args, kwargs)
+                if module.training or torch.is_grad_enabled():
+                    self._quietly(self._take, module, args, kwargs)
                 return original(module, *args, **kwargs)
             finally:
                 self._inside = False
 
         torch.nn.Module.__call__ = call  # type: ignore[method-assign]
-        _on_backward(self)
+        self._on_backward()
+
+    def roots(self) -> list[torch.nn.Module]:
+        """Return the modules that were called from outside of any other, in the order of their first calls."""
+        found = (reference() for reference in self._roots.values())
+        return [module for module in found if module is not None]
 
     def _take(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if out_of_sight():
             self.hidden = True
             return
-        self.roots.add(module)
-        for leaf in _leaves((args, kwargs)):
+        known = self._roots.get(id(module))
+        if known is None or known() is not module:
+            self._roots.pop(id(module), None)
+            self._roots[id(module)] = weakref.ref(module, functools.partial(_forget, self._roots, id(module)))
+        for leaf in _leaves((args, kwargs), _DEPTH):
             if not isinstance(leaf, torch.Tensor):
-                self.batch.append(xxhash.xxh3_64_intdigest(repr(leaf).encode()))
+                self.batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:
-                found = bits.digest(leaf, self._salt(leaf))
-                self.hidden |= found is bits.UNREADABLE
-                self.batch.append(found)
+                self.batch.append(bits.digest(leaf, self._salt(leaf)))
 
     def _salt(self, leaf: torch.Tensor) -> int:
         key = (leaf.dtype, leaf.shape)
@@ -102,32 +111,42 @@ class Batches:
             self.loss = []
         self.hidden = False
 
+    def _quietly(self, action: Any, *args: Any) -> None:
+        try:
+            action(*args)
+        except Exception:
+            self.hidden = True
 
-def _on_backward(batches: Batches) -> None:
-    original = torch.autograd.backward
+    def _on_backward(self) -> None:
+        original = torch.autograd.backward
 
-    @functools.wraps(original)
-    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        if not torch.compiler.is_compiling():
-            _quietly(batches.backward, tensors)
-        original(tensors, *args, **kwargs)
+        @functools.wraps(original)
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            if not torch.compiler.is_compiling():
+                self._quietly(self.backward, tensors)
+            original(tensors, *args, **kwargs)
 
-    torch.autograd.backward = backward
-
-
-def _quietly(action: Any, *args: Any) -> None:
-    try:
-        action(*args)
-    except Exception:
-        pass
+        torch.autograd.backward = backward
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, (torch.Tensor, int, float, str)):
+def _forget(roots: dict[int, Any], key: int, reference: Any) -> None:
+    if roots.get(key) is reference:
+        del roots[key]
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    """Yield an argument's tensors, arrays (as bytes) and scalars (as text); no scalars of objects of unknown kinds."""
+    if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _leaves(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _leaves(item)
+    elif isinstance(value, (bool, int, float, str, np.generic)):
+        yield repr(value)
+    elif isinstance(value, np.ndarray):
+        yield repr((value.dtype, value.shape)).encode() + value.tobytes()
+    elif depth == 0 or value is None or isinstance(value, (torch.nn.Module, type)):
+        return
+    elif isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item, depth - 1)
+    elif hasattr(value, "__dict__"):
+        inside = (leaf for item in vars(value).values() for leaf in _leaves(item, depth - 1))
+        yield from (leaf for leaf in inside if not isinstance(leaf, str))

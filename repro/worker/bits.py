@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import xxhash
 
-#: A tensor whose bytes cannot be read (sparse layouts aside: fake, meta, batched, nested) has this digest.
+#: A tensor whose bytes cannot be read (fake, meta, batched, quantised) has this digest, and is counted.
 UNREADABLE = 1
+unreadable = 0
 _CHUNK = 1 << 22
 #: So many addresses are remembered for each tensor.
 _MOST_PLACES = 256
@@ -20,7 +21,7 @@ _hash = xxhash.xxh3_64_intdigest
 _device_used = False
 _packers: dict[int, Callable[..., bytes]] = {}
 #: Subclasses of Tensor may lay their bytes out in a way of their own.
-_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, the golden ratio's
 
 
@@ -46,21 +47,21 @@ class Bank:
         for tensor, seed, size, known in zip(tensors, self.seeds, self._sizes, self._known, strict=True):
             if tensor is None:
                 found.append(0)
-            elif tensor.is_contiguous() and tensor.nbytes == size and (place := known.get(tensor.data_ptr())):
-                found.append(_hash(place, seed))
-            else:
-                found.append(_look(tensor, seed, size, known))
+                continue
+            try:
+                place = known.get(tensor.data_ptr()) if tensor.is_contiguous() and tensor.nbytes == size else None
+            except (RuntimeError, NotImplementedError):  # it has no address: a sparse gradient
+                place = None
+            found.append(_look(tensor, seed, size, known) if place is None else _hash(place, seed))
         return found
 
 
 def _look(tensor: torch.Tensor, seed: int, size: int, known: dict[int, Any]) -> Any:
-    try:
-        if tensor.layout is torch.strided and tensor.nbytes == size and is_plain(tensor) and tensor.data_ptr():
-            if len(known) >= _MOST_PLACES:
-                known.clear()
-            known[tensor.data_ptr()] = _raw(tensor)
-    except (RuntimeError, NotImplementedError):
-        return UNREADABLE
+    """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
+    if is_plain(tensor) and tensor.nbytes == size and tensor.data_ptr():
+        if len(known) >= _MOST_PLACES:
+            known.clear()
+        known[tensor.data_ptr()] = _raw(tensor)
     return digest(tensor, seed)
 
 
@@ -88,11 +89,13 @@ def view(tensor: torch.Tensor) -> Any:
 
 def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later."""
+    global unreadable
     try:
         if is_plain(tensor) and tensor.data_ptr():
             return _hash(_raw(tensor), seed)
         return _other_digest(tensor, seed)
-    except (RuntimeError, TypeError, NotImplementedError):
+    except Exception:
+        unreadable += 1
         return UNREADABLE
 
 
@@ -101,20 +104,28 @@ def _raw(tensor: torch.Tensor) -> Any:
 
 
 def _other_digest(tensor: torch.Tensor, seed: int) -> Any:
+    shard = getattr(tensor, "_local_tensor", None)  # of a DTensor: each rank digests its own
+    if shard is not None:
+        return digest(shard, seed)
     if tensor.layout is not torch.strided:
-        return _sparse(tensor, seed)
-    tensor = tensor.detach()
+        return combine([digest(part, seed) for part in _parts(tensor)])
+    tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.device.type == "cpu":
-        return xxhash.xxh3_64_intdigest(view(tensor.contiguous()), seed)
+        return _hash(view(tensor.contiguous()), seed)
+    if tensor.device.type == "meta":
+        raise NotImplementedError
     return on_device(tensor, seed)
 
 
-def _sparse(tensor: torch.Tensor, seed: int) -> Any:
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the strided tensors that a sparse or nested one is made of."""
+    if tensor.is_nested:
+        return [tensor.values(), tensor.offsets()]  # type: ignore[attr-defined]
     if tensor.layout is torch.sparse_coo:
-        parts = [tensor._indices(), tensor._values()]
-    else:
-        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
-    return combine([digest(part, seed) for part in parts])
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
 
 
 def on_device(tensor: torch.Tensor, seed: int) -> torch.Tensor:
@@ -162,9 +173,13 @@ def pack(digests: list[Any]) -> bytes:
 
 
 def _read_back(digests: list[Any]) -> list[int]:
-    late = [(index, value) for index, value in enumerate(digests) if isinstance(value, torch.Tensor)]
+    late: dict[torch.device, list[int]] = {}
+    for index, value in enumerate(digests):
+        if isinstance(value, torch.Tensor):
+            late.setdefault(value.device, []).append(index)
     found = list(digests)
-    values = torch.stack([value for _, value in late]).tolist() if late else []
-    for (index, _), value in zip(late, values, strict=True):
-        found[index] = value & 0xFFFFFFFFFFFFFFFF
+    for places in late.values():
+        values = torch.stack([found[index] for index in places]).tolist()
+        for index, value in zip(places, values, strict=True):
+            found[index] = value & 0xFFFFFFFFFFFFFFFF
     return found

@@ -57,9 +57,13 @@ def lineage() -> tuple[int, ...]:
     return () if process is None else tuple(process.current_process()._identity)
 
 
-def place() -> str:
-    """Return rank and lineage as a text that sorts as they do: "00001-0000", and "00000-0002.0001" for a child."""
-    return f"{rank():05d}-{'.'.join(f'{number:04d}' for number in lineage()) or '0000'}"
+def place(number: int | None = None) -> str:
+    """Return rank and lineage as a text that sorts as they do: "00001-0000", and "00000-0002.0001" for a child.
+
+    ``number`` is the rank where it is known better than from the environment.
+    """
+    child = ".".join(f"{place:04d}" for place in lineage())
+    return f"{rank() if number is None else number:05d}-{child or '0000'}"
 
 
 class Lines:

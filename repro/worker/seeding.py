@@ -21,6 +21,8 @@ from repro.worker.job import Job, Lines, rank
 
 #: Seeding that these make is part of how they work, not the user's.
 _LIBRARIES = ("torch", "numpy", "random")
+#: Once torch._dynamo is loaded, torch.manual_seed is called from a wrapper of its own.
+_WRAPPERS = ("torch._compile", "torch._dynamo.eval_frame")
 _MOST_OF_A_LINE = 3
 _ENTROPY = "from the operating system"
 
@@ -121,6 +123,8 @@ def _users_line(frame: FrameType) -> tuple[str, int] | None:
 
     None where one of the random libraries made the call itself (a DataLoader's workers), or this package.
     """
+    while frame.f_globals.get("__name__") in _WRAPPERS and frame.f_back is not None:
+        frame = frame.f_back
     module = str(frame.f_globals.get("__name__"))
     if module.partition(".")[0] in _LIBRARIES or module.startswith("repro.worker"):
         return None

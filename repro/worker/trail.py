@@ -6,12 +6,13 @@ could not be read is counted and said in the observed list.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,55 +21,96 @@ import xxhash
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from repro.record import trail as form
-from repro.worker import bits
+from repro.worker import bits, names
 from repro.worker.batches import Batches, out_of_sight
 from repro.worker.determinism import numerics
 from repro.worker.generators import Generators
-from repro.worker.job import Job, Lines, rank
+from repro.worker.imports import when_imported
+from repro.worker.job import Job, Lines, place
+
+_FIXED = (float, int, bool, str, type(None))
 
 
 class _Optimizer:
     """What is known of one optimizer: its parameters, their names, and how often a frame is full."""
 
-    def __init__(self, number: int, optimizer: torch.optim.Optimizer, batches: Batches, job: Job) -> None:
+    def __init__(
+        self, number: int, optimizer: torch.optim.Optimizer, roots: Sequence[torch.nn.Module], job: Job
+    ) -> None:
         self.number = number
         self.step = 0
         self.table = 0
-        self.parameters = _parameters(optimizer)
+        self.pending: tuple[int, int, int, list[Any] | None, list[Any] | None] | None = None
+        self.groups = [group["params"] for group in optimizer.param_groups]
+        self.parameters = [parameter for group in self.groups for parameter in group]
         self._settings: Any = None
         self._settings_digest = 0
-        self._state: bits.Bank | None = None
-        names, self.buffers, buffer_names = _names(optimizer, batches)
-        self.values = bits.Bank(self.parameters, names)
-        self.gradients = bits.Bank(self.parameters, names)
+        self._state = bits.Bank([], [])
+        found = names.of(self.groups, roots)
+        self.values = bits.Bank(self.parameters, found.parameters)
+        self.gradients = bits.Bank(self.parameters, found.parameters)
         self.none = [0] * len(self.parameters)
-        self.kept = bits.Bank(self.buffers, buffer_names)
+        self._buffers = found.buffers
+        self.kept = bits.Bank([tensor for tensor in self.buffers() if tensor is not None], found.buffer_names)
         size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
         self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
 
+    def is_still(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Say whether the optimizer has the parameters that are known of it."""
+        now = optimizer.param_groups
+        if len(now) != len(self.groups):
+            return False
+        count = 0
+        for group, known in zip(now, self.groups, strict=True):
+            if group["params"] is not known:
+                return False
+            count += len(known)
+        return count == len(self.parameters)
+
+    def buffers(self) -> list[torch.Tensor | None]:
+        """Return the buffers that the networks have now; None for one that is gone."""
+        modules = ((reference(), name) for reference, name in self._buffers)
+        return [None if module is None else module._buffers.get(name) for module, name in modules]
+
     def settings(self, optimizer: torch.optim.Optimizer) -> int:
         """Return the digest of every group's settings; computed again only when one of them changed."""
-        now = [[value for key, value in group.items() if key != "params"] for group in optimizer.param_groups]
-        if not _same(now, self._settings):
+        now = [
+            [value if type(value) in _FIXED else _plain(value) for name, value in group.items() if name != "params"]
+            for group in optimizer.param_groups
+        ]
+        if now != self._settings:
             self._settings = now
-            text = repr([[_plain(value) for value in group] for group in now])
-            self._settings_digest = xxhash.xxh3_64_intdigest(text.encode())
+            self._settings_digest = xxhash.xxh3_64_intdigest(repr(now).encode())
         return self._settings_digest
 
     def state(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Return one digest for each parameter's optimizer state (momenta, step counts)."""
         states = [optimizer.state.get(parameter) or {} for parameter in self.parameters]
-        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-        if self._state is None or len(self._state.names) != len(tensors):
+        tensors = [value for state in states for value in _tensors(state)]
+        if len(self._state.names) != len(tensors):
             self._state = bits.Bank(tensors, [""] * len(tensors))
         digests = iter(self._state.digests(tensors))
-        return [bits.combine([_part(value, digests) for value in state.values()]) if state else 0 for state in states]
+        return [bits.combine([*_parts(state, digests)]) if state else 0 for state in states]
 
 
-def _part(value: Any, digests: Iterator[Any]) -> Any:
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of an optimizer's state, also those in its lists (LBFGS)."""
     if isinstance(value, torch.Tensor):
-        return next(digests)
-    return xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _parts(value: Any, digests: Iterator[Any]) -> Iterator[Any]:
+    """Yield a digest for each part of an optimizer's state, those of the tensors from ``digests``."""
+    if isinstance(value, torch.Tensor):
+        yield next(digests)
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parts(item, digests)
+    else:
+        yield xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
 
 
 class Trail:
@@ -81,61 +123,84 @@ class Trail:
         self.generators = Generators()
         self._batches = Batches()
         self.failures = 0
+        self._compiled: set[str] = set()
+        self._files: list[int] = []
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
+        for descriptor in self._files:
+            os.close(descriptor)
         self._optimizers: weakref.WeakKeyDictionary[Any, _Optimizer] = weakref.WeakKeyDictionary()
-        self._numbers = itertools.count()
+        self._count = 0
         self._tables = itertools.count()
         self._chain = bytes(16)
-        self._files: list[int] = []
+        self._files = []
         self._details = 0
-        self._pending: Any = None
+        self._unreadable = 0
 
     def install(self) -> None:
         """Register the hooks."""
         self._batches.install()
         register_optimizer_step_pre_hook(self._before)
         register_optimizer_step_post_hook(self._after)
+        when_imported("torch._dynamo.variables.optimizer", self._note_compiled)
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():
             return
         try:
-            self._pending = self._look_before(optimizer, args, kwargs)
+            self._look_before(optimizer, args, kwargs)
         except Exception as error:
             self._failed(error)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        if torch.compiler.is_compiling() or self._pending is None:
+        if torch.compiler.is_compiling():
             return
         try:
-            self._look_after(optimizer, *self._pending)
+            known = self._optimizers.get(optimizer)
+            if known is not None and known.pending is not None:
+                self._look_after(optimizer, known, *known.pending)
+                known.pending = None
+                self._batches.clear()
         except Exception as error:
             self._failed(error)
-        self._pending = None
-        self._batches.clear()
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
-        self._pending = None
         if self.failures == 1:
             self._observed.event("trail-failure", error=f"{type(error).__name__}: {error}"[:300])
 
-    def _look_before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+    def _note_compiled(self, module: Any) -> None:
+        """Tell of optimizers whose step torch.compile takes in: no hook is called in what it makes of them."""
+        variable = module.OptimizerVariable
+        original = variable.call_method
+
+        @functools.wraps(original)
+        def call_method(this: Any, tx: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+            kind = type(getattr(this, "value", None)).__name__
+            if name in ("step", "_init_group") and kind not in self._compiled:
+                self._compiled.add(kind)
+                self._observed.event("trail-failure", error=f"{kind}.step was compiled, and leaves no frames then")
+            return original(this, tx, name, *args, **kwargs)
+
+        variable.call_method = call_method
+
+    def _look_before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        known = self._optimizers.get(optimizer)
         if out_of_sight():
             self._batches.hidden = True
-            return None
-        known = self._optimizers.get(optimizer)
-        if known is None or len(known.parameters) != _count(optimizer):
+            if known is not None:
+                known.pending = None
+            return
+        if known is None or not known.is_still(optimizer):
             known = self._meet(optimizer, known)
         full = form.is_full(known.step, known.every, self._schedule)
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
         flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
         before = known.values.digests(known.parameters) if full else None
         gradients = _gradients(known) if full and not closure else None
-        return known, flags, self.generators.digest(), known.settings(optimizer), before, gradients
+        known.pending = flags, self.generators.digest(), known.settings(optimizer), before, gradients
 
     def _look_after(
         self,
@@ -153,10 +218,11 @@ class Trail:
             gradients = _gradients(known) if gradients is None else gradients
             state = known.state(optimizer) if form.has_state(known.step, self._schedule) else known.none
             after = known.values.digests(known.parameters)
-            entry = bits.pack([known.table, *before, *gradients, *state, *after, *known.kept.digests(known.buffers)])
-            flags |= 0 if any(gradients) else form.SKIPPED
+            entry = bits.pack([known.table, *before, *gradients, *state, *after, *known.kept.digests(known.buffers())])
+            flags |= form.SKIPPED if all(parameter.grad is None for parameter in known.parameters) else 0
         flags |= (form.BATCH_SEEN if batches.batch else 0) | (form.LOSS_SEEN if batches.loss else 0)
-        flags |= form.HIDDEN if batches.hidden else 0
+        flags |= form.HIDDEN if batches.hidden or bits.unreadable != self._unreadable else 0
+        self._unreadable = bits.unreadable
         seen = (generators, bits.combine(batches.batch), settings, bits.combine(batches.loss))
         self._write(known, flags, seen, entry)
         known.step += 1
@@ -165,8 +231,9 @@ class Trail:
         if not self._files:
             self._open()
             self._observed.event("numerics", at="first step", state=numerics(torch))
-        number = next(self._numbers) if known is None else known.number
-        fresh = _Optimizer(number, optimizer, self._batches, self._job)
+        number = self._count if known is None else known.number
+        fresh = _Optimizer(number, optimizer, self._batches.roots(), self._job)
+        self._count += known is None
         fresh.step = 0 if known is None else known.step
         fresh.table = next(self._tables)
         self._optimizers[optimizer] = fresh
@@ -183,8 +250,8 @@ class Trail:
 
     def _open(self) -> None:
         distributed = torch.distributed
-        number = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else rank()
-        stem = os.path.join(self._job.folder, "trail", f"{number:05d}-{time.time_ns():019d}-{os.getpid()}")
+        number = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else None
+        stem = os.path.join(self._job.folder, "trail", f"{place(number)}-{time.time_ns():019d}-{os.getpid()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._files = [os.open(f"{stem}.{kind}", flags, 0o644) for kind in ("rows", "details", "tables")]
 
@@ -212,50 +279,12 @@ def _columns(known: _Optimizer, entry: bytes) -> list[int]:
     return [*found, xxhash.xxh3_64_intdigest(rest) if rest else 0]
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _count(optimizer: torch.optim.Optimizer) -> int:
-    count = 0
-    for group in optimizer.param_groups:
-        count += len(group["params"])
-    return count
-
-
 def _gradients(known: _Optimizer) -> list[Any]:
     return known.gradients.digests([parameter.grad for parameter in known.parameters])
 
 
-def _names(optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[list[str], list[torch.Tensor], list[str]]:
-    """Return the parameters' names, and the buffers of the networks that they belong to with theirs."""
-    known: dict[int, str] = {}
-    buffers: dict[str, torch.Tensor] = {}
-    wanted = {id(parameter) for parameter in _parameters(optimizer)}
-    for root in sorted(batches.roots, key=lambda module: -sum(1 for _ in module.modules())):
-        named = {id(parameter): _clean(name) for name, parameter in root.named_parameters()}
-        if wanted.isdisjoint(named) or not named.keys().isdisjoint(known):
-            continue
-        known |= named
-        buffers |= {_clean(name): buffer for name, buffer in root.named_buffers()}
-    names = [
-        known.get(id(parameter), f"group{index}.{place}")
-        for index, group in enumerate(optimizer.param_groups)
-        for place, parameter in enumerate(group["params"])
-    ]
-    return names, list(buffers.values()), list(buffers)
-
-
-def _clean(name: str) -> str:
-    return name.replace("_orig_mod.", "")
-
-
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, torch.Tensor) else value
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except RuntimeError:  # a tensor of several values has no truth
-        return False
+    """Return a setting as it is now: what can be changed in place is copied."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return list(value) if type(value) is list else value
