@@ -121,7 +121,8 @@ class _Seeder:
 def _users_line(frame: FrameType) -> tuple[str, int] | None:
     """Return the innermost line outside installed code, of the calls that led to ``frame``; else that of ``frame``.
 
-    None where one of the random libraries made the call itself (a DataLoader's workers), or this package.
+    None where one of the random libraries made the call itself (a DataLoader's workers), or this package, or where an
+    installed module makes it while it is imported: such a generator is the library's own.
     """
     while frame.f_globals.get("__name__") in _WRAPPERS and frame.f_back is not None:
         frame = frame.f_back
@@ -130,6 +131,8 @@ def _users_line(frame: FrameType) -> tuple[str, int] | None:
         return None
     at: FrameType | None = frame
     while at is not None and at.f_code.co_filename.startswith(_INSTALLED):
+        if at.f_code.co_name == "<module>" and at.f_globals.get("__name__") not in ("__main__", "runpy"):
+            return None
         at = at.f_back
     found = at or frame
     return found.f_code.co_filename, found.f_lineno
