@@ -41,9 +41,22 @@ _TOKEN = re.compile(
 REDACTED = "[redacted]"
 #: Set in a replay and in the trials of a study unless the user has set them.
 OFFLINE = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
-#: Variables of one shell or one launch, which differ each time and say nothing.
+#: Variables of one shell, terminal or launch, which differ each time and say nothing.
 _NOISE = frozenset(
-    "_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split()
+    "_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID PS1 PS2 PROMPT COLORTERM DISPLAY".split()
+)
+_NOISE_PREFIXES = (
+    "REPRO_",
+    "SSH_",
+    "TERM",
+    "TMUX",
+    "STY",
+    "XDG_SESSION",
+    "DBUS_",
+    "VSCODE_",
+    "PYTEST_",
+    "PYENV_",
+    "BASH_",
 )
 
 
@@ -59,7 +72,7 @@ def others(environment: Mapping[str, str], key: bytes) -> dict[str, str]:
     names = (
         name
         for name in sorted(environment)
-        if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith("REPRO_")
+        if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith(_NOISE_PREFIXES)
     )
     return {name: keyed(environment[name], key) for name in names}
 
