@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from repro.base import files
+from repro.capture.variables import redact_url
 from repro.record.values import Gap, Package
 
 #: Files of a dist-info folder that say how it was installed, not what.
@@ -111,7 +112,7 @@ def _read(place: str, record: str) -> Distribution:
         version=version,
         digest=_digest(record),
         build=_build(os.path.join(place, "WHEEL")),
-        origin=direct,
+        origin=None if direct is None else {**direct, "url": redact_url(str(direct.get("url", "")))},
         editable=editable,
     )
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit, urlunsplit
+from itertools import pairwise
 
 #: Variables that may change the bits of a computation, by exact name or by prefix.
 _ALLOWED = frozenset(
@@ -29,14 +29,27 @@ _PREFIXES = (
     "NCCL_",
     "CUDNN_",
 )
-#: Never kept in clear, whatever they begin with.
-_SECRET_NAME = re.compile(
-    r"(token|secret|passw|passphrase|credential|api_?key|access_?key|private_?key|auth)", re.IGNORECASE
+#: Never kept in clear, whatever else is in the name: words that say so, ends of words, and words before "key".
+_SURE = frozenset("secret secrets credential credentials auth authorization bearer apikey accesskey privatekey".split())
+_ENDS = ("password", "passwords", "passwd", "passphrase", "apitoken", "accesstoken", "authtoken")
+_BEFORE_KEY = frozenset("api access private secret ssh account signing encryption".split())
+#: A "token" at the end of a name is a secret, but not those of language models.
+_NO_SECRET = frozenset(
+    "pad eos bos sep cls mask unk max min num n per next prev special image video audio stop start end first last"
+    " prefix suffix new trigger placeholder class register patch blank word text".split()
 )
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+#: Names in the query of a URL that are secrets there only.
+_IN_QUERY = frozenset("key sig signature x-amz-signature x-amz-credential".split())
+_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"]+")
+_USER = re.compile(r"(?<=://)[^\s/]*@")
+_QUERY = re.compile(r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s]+)")
+_HEADER = re.compile(r"((?:[^=]*=)?([A-Za-z][\w-]*):\s+)\S.*", re.DOTALL)
+_BEARER = re.compile(r"\b(bearer\s+)\S+", re.IGNORECASE)
 _PLACES = ("TORCH_HOME", "PYTORCH_KERNEL_CACHE_PATH", "TORCH_EXTENSIONS_DIR")
 _TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|AIza[\w-]{35}|nvapi-[\w-]{20,}|r8_\w{30,}|pypi-[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
 REDACTED = "[redacted]"
 #: Set in a replay and in the trials of a study unless the user has set them.
@@ -84,25 +97,24 @@ def keyed(value: str, key: bytes) -> str:
 
 def is_secret_name(name: str) -> bool:
     """Say whether a variable or an option of this name holds a secret."""
-    return _SECRET_NAME.search(name) is not None
+    words = [word.lower() for word in _WORD.findall(name)]
+    if any(word in _SURE or word.endswith(_ENDS) for word in words):
+        return True
+    if words and words[-1] == "token":
+        return len(words) == 1 or words[-2] not in _NO_SECRET
+    return any(before in _BEFORE_KEY and word == "key" for before, word in pairwise(words))
 
 
 def redact_url(text: str) -> str:
     """Return a URL without user, password, and secret query values; other text is returned as it is."""
     if "://" not in text:
         return text
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return text
-    place = parts.netloc
-    if "@" in place:
-        place = f"{REDACTED}@{place.rpartition('@')[2]}"
-    query = "&".join(
-        f"{pair.partition('=')[0]}={REDACTED}" if is_secret_name(pair.partition("=")[0]) else pair
-        for pair in parts.query.split("&")
-    )
-    return urlunsplit(parts._replace(netloc=place, query=query))
+    return _QUERY.sub(_redact_query, _USER.sub(f"{REDACTED}@", text))
+
+
+def _redact_query(found: re.Match[str]) -> str:
+    secret = is_secret_name(found[1]) or found[1].lower() in _IN_QUERY
+    return f"{found[1]}={REDACTED}" if secret else found[0]
 
 
 def redact_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], list[int]]:
@@ -111,22 +123,23 @@ def redact_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -
     A secret is what a secret option is given (``--api-key X``, ``--token=X``), what looks like a token, the password
     of a URL, and any text that is the value of a secret variable.
     """
-    values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= 8}  # noqa: PLR2004
+    secret = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= 8}  # noqa: PLR2004
+    values = sorted(secret, key=lambda value: (-len(value), value))
     found = [_redact(text, arguments[index - 1] if index else "", values) for index, text in enumerate(arguments)]
     return found, [index for index, (old, new) in enumerate(zip(arguments, found, strict=True)) if old != new]
 
 
-def _redact(text: str, before: str, values: set[str]) -> str:
+def _redact(text: str, before: str, values: list[str]) -> str:
     name, equals, value = text.partition("=")
-    if before.startswith("-") and "=" not in before and is_secret_name(before) and not text.startswith("-"):
+    is_option = before.startswith("-") and not before.startswith("--no-") and "=" not in before
+    if is_option and is_secret_name(before) and not text.startswith("-"):
         return REDACTED
-    if equals and value and is_secret_name(name):
+    if equals and value and is_secret_name(name) and "://" not in name:
         return f"{name}={REDACTED}"
     for secret in values:
         text = text.replace(secret, REDACTED)
-    if "://" in text:
-        head, sep, tail = (
-            text.rpartition("=") if text.startswith("-") and "=" in text.split("://")[0] else ("", "", text)
-        )
-        text = head + sep + redact_url(tail)
-    return _TOKEN.sub(REDACTED, text)
+    header = _HEADER.fullmatch(text)
+    if header is not None and is_secret_name(header[2]):
+        return header[1] + REDACTED
+    text = _URL.sub(lambda found: redact_url(found[0]), text)
+    return _TOKEN.sub(REDACTED, _BEARER.sub(rf"\1{REDACTED}", text))
