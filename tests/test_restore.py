@@ -317,9 +317,7 @@ def test_ignored_data_is_linked(reads: Project) -> None:
     assert trees.identical(reads)["differences"] == []
 
 
-def test_very_many_files_are_linked_by_folders(
-    reads: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_very_many_files_are_linked_by_folders(reads: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too many files lie beside the code, folders that hold nothing else are linked whole, the topmost ones."""
     reads.write("data/mixed/before.txt", "x")
     reads.write("lib/ignored.pt", "x")

@@ -90,12 +90,11 @@ def _end(outcome: Outcome) -> str:
 def _trails(
     a: list[trails.ProcessTrail], b: list[trails.ProcessTrail], *, until_end: bool
 ) -> tuple[int, FirstDifference | None, list[str]]:
-    by_name = {item.process: item for item in b}
+    pairs, rest = _pairs(a, b)
     count = 0
     found: list[FirstDifference] = []
     uneven = []
-    for one in a:
-        other = by_name.pop(one.process, None)
+    for one, other in pairs:
         if other is None:
             uneven.append(f"{one.process} took no step")
             continue
@@ -105,8 +104,39 @@ def _trails(
             found.append(first)
         elif len(one.frames) > len(other.frames) or (until_end and len(one.frames) != len(other.frames)):
             uneven.append(f"{one.process} took {len(one.frames)} steps, now {len(other.frames)}")
-    uneven += [f"{name} took no step before" for name in by_name] if until_end else []
+    uneven += [f"{item.process} took no step before" for item in rest] if until_end else []
     return count, min(found, key=lambda item: item.step, default=None), uneven
+
+
+def _pairs(
+    a: list[trails.ProcessTrail], b: list[trails.ProcessTrail]
+) -> tuple[list[tuple[trails.ProcessTrail, trails.ProcessTrail | None]], list[trails.ProcessTrail]]:
+    """Return each process with its counterpart in the other run, and those of the other run that are left.
+
+    Processes of one rank that ran side by side come in any order: those whose trails are equal belong together, and
+    the others in the order in which they began.
+    """
+    rest = list(b)
+    found: dict[str, trails.ProcessTrail | None] = {}
+    for is_like in (_is_same, _is_equal, _is_of_one_rank):
+        for one in a:
+            other = next((item for item in rest if is_like(one, item)), None) if one.process not in found else None
+            if other is not None:
+                rest = [item for item in rest if item is not other]
+                found[one.process] = other
+    return [(one, found.get(one.process)) for one in a], rest
+
+
+def _is_of_one_rank(one: trails.ProcessTrail, other: trails.ProcessTrail) -> bool:
+    return one.process.partition(" #")[0] == other.process.partition(" #")[0]
+
+
+def _is_equal(one: trails.ProcessTrail, other: trails.ProcessTrail) -> bool:
+    return _is_of_one_rank(one, other) and form.first_unequal(one.frames, other.frames) is None
+
+
+def _is_same(one: trails.ProcessTrail, other: trails.ProcessTrail) -> bool:
+    return one.process == other.process and _is_equal(one, other)
 
 
 def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDifference | None:

@@ -72,7 +72,7 @@ class _Execution:
         self.store = store
         self.options = options
         base = request.child_environment(options.environment if options.environment is not None else os.environ)
-        self.settings = profiles.settle(asked.profile, base, asked.threads)
+        self.settings = profiles.settle(asked.profile, base, asked.threads, asked.command or ())
         self.env = base | self.settings.variables
         self.command, self.python, self.early = self._resolve()
         self.run_id = clock.new_run_id()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from repro.capture import hardware
@@ -10,6 +11,8 @@ from repro.errors import ConfigError
 from repro.record.values import Gap, Profile
 
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: torchrun, by either of its names, told to start more than one process.
+_NPROC = re.compile(r"(torchrun|torch\.distributed\.(run|launch)) .*--nproc[-_]per[-_]node[= ](?!1( |$))")
 _CUBLAS = (":4096:8", ":16:8")
 #: Instruction sets that every x86-64 processor has.
 _PORTABLE = {
@@ -30,17 +33,20 @@ class Settings(NamedTuple):
     said: list[str]
 
 
-def settle(profile: Profile, environment: Mapping[str, str], asked: int | None) -> Settings:
-    """Return what ``profile`` sets, given the user's environment and the threads asked for.
+def settle(
+    profile: Profile, environment: Mapping[str, str], asked: int | None, command: Sequence[str] = ()
+) -> Settings:
+    """Return what ``profile`` sets, given the user's environment, the threads asked for and the command.
 
-    A count of threads that the user has set is taken; unset, it is what torch would take here, as a number.
+    A count of threads that the user has set is taken; unset, it is what torch would take here, as a number: all cores,
+    or 1 for each of several processes that torchrun starts.
 
     Raises:
         ConfigError: when a variable that the user has set makes the profile's promise void.
     """
     gaps: list[Gap] = []
     said: list[str] = []
-    threads = _threads(profile, environment, asked, said)
+    threads = _threads(profile, environment, asked, said, 1 if _NPROC.search(" ".join(command)) else None)
     if profile == "off":
         return Settings({}, threads, {}, gaps, said)
     variables = {name: str(threads) for name in _COUNTS}
@@ -71,18 +77,20 @@ def _flags(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _threads(profile: Profile, environment: Mapping[str, str], asked: int | None, said: list[str]) -> int:
+def _threads(
+    profile: Profile, environment: Mapping[str, str], asked: int | None, said: list[str], default: int | None
+) -> int:
     if profile == "portable":
         if asked not in (None, 1):
             raise ConfigError(f"portable runs with 1 thread, not {asked}", hint="--determinism strict, or --threads 1")
         return 1
-    given = {name: environment[name] for name in _COUNTS if environment.get(name, "").isdigit()}
-    count = int(next(iter(given.values()))) if given else None
+    given = {name: environment[name] for name in _COUNTS if environment.get(name, "").partition(",")[0].isdigit()}
+    count = int(next(iter(given.values())).partition(",")[0]) if given else None
     if asked is not None:
         if count not in (None, asked):
             said.append(f"{asked} threads, as asked for (the environment says {given})")
         return asked
-    return count or hardware.physical_cores()
+    return count or default or hardware.physical_cores()
 
 
 def _void(profile: Profile, name: str, value: str, wanted: str, gaps: list[Gap]) -> None:
