@@ -12,7 +12,7 @@ import traceback
 import click
 
 from repro import __version__
-from repro.errors import ReproError
+from repro.errors import ReproError, UsageError
 
 #: Each command's module and the line that `repro --help` has for it.
 COMMANDS = {
@@ -51,13 +51,10 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
+        except click.UsageError:
+            from repro.run.config import nearest
 
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if close:
-                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
-            raise
+            raise UsageError(f"there is no command {args[0]!r}", hint=nearest(args[0], COMMANDS)) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -79,16 +76,33 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _guarded(arguments: list[str] | None) -> int:
     try:
-        return int(cli.main(arguments, prog_name="repro", standalone_mode=False) or 0)
-    except click.ClickException as error:
+        code = int(cli.main(arguments, prog_name="repro", standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return _say(*_of_click(error), error.exit_code)
     except ReproError as error:
         return _say(str(error), error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted", None, 130)
     except Exception as error:  # noqa: BLE001  (the one place where everything ends)
         return _other(error)
+    return code
+
+
+def _of_click(error: click.ClickException) -> tuple[str, str | None]:
+    """Return what click found wrong in our form, and a hint."""
+    message, _, close = error.format_message().rstrip(".?").partition(" Did you mean ")
+    message = message[:1].lower() + message[1:].rstrip(".?")
+    context = getattr(error, "ctx", None)
+    more = [f"did you mean {close}?"] if close else []
+    if context is not None:
+        more.append(f"{context.command_path} --help")
+        if isinstance(error, click.NoSuchOption) and context.info_name == "run":
+            more.insert(0, "options of a command of yours come after --: repro run -- python train.py --lr 0.1;")
+    return message, " ".join(more) or None
 
 
 def _other(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def _request(
         return request.of_experiment(Path(words[0]), changes, seed, profile, threads)
     if changes:
         raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
+    if words[0].endswith(".py") and shutil.which(words[0]) is None:
+        raise UsageError(f"{words[0]} is no program", hint=f"repro run -- python {' '.join(words)}")
     return request.of_command(words, patterns, seed, profile, threads)
 
 

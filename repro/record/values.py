@@ -6,7 +6,7 @@ SHA-256 is its digest. `docs/reference/record.md` describes every field.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -80,8 +80,8 @@ class Gap(Frozen, frozen=True, kw_only=True):
 class Tolerance(Frozen, frozen=True, kw_only=True):
     """How far a metric may be off and still be called equal: ``abs`` in its unit, ``rel`` as a fraction."""
 
-    abs: float = 0.0
-    rel: float = 0.0
+    abs: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    rel: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class MetricSpec(Frozen, frozen=True, kw_only=True):

@@ -6,27 +6,45 @@ import ast
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
 from repro.errors import ConfigError
-from repro.record.values import MetricSpec, Profile
+from repro.record.values import Direction, MetricSpec, Profile, Tolerance
 from repro.run import yaml12
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_KIND = re.compile(r"Expected `(.*?)`( .*?)?(?:, got `(.*)`)?")
 _AT = re.compile(r" - at `(?:key in )?\$(.*)`$")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+#: What msgspec calls a kind of value, and what it is called here.
+_KINDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
+
+_EITHER = (("entry", "command"), ("command", "entry"))
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Parameter = bool | int | float | str | list[Any] | None
 
 
 class ExperimentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an ``experiment.yaml`` may hold."""
 
-    name: str
-    entry: str | None = None
-    command: str | None = None
-    params: dict[str, bool | int | float | str | list[Any] | None] = {}
+    name: Text
+    entry: Text | None = None
+    command: Text | None = None
+    params: dict[str, Parameter] = {}
     metrics: dict[str, MetricSpec] = {}
     data: dict[str, str] = {}
     determinism: Profile = "strict"
@@ -50,7 +68,13 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of an experiment file, for editors."""
     found = msgspec.json.schema(ExperimentFile)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "repro experiment", **found}
+    one = [{"required": [name], "not": {"required": [other]}} for name, other in _EITHER]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "repro experiment",
+        **found,
+        "oneOf": one,
+    }
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
@@ -61,15 +85,38 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """
     document = yaml12.read(path)
     file = _convert(document, path)
-    if (file.entry is None) == (file.command is None):
-        raise ConfigError(f"{path}: one of `entry` and `command` is expected", hint="entry: train.py:train")
-    if file.entry is not None:
-        _check_entry(file.entry, path, document.lines.get(("entry",), 1))
+    _check(file, document, path)
     params = dict(sorted(file.params.items()))  # the order in the file is in no recipe, so it must have no effect
     for change in changes:
         name, value = _change(change, params)
         params[name] = value
     return Experiment(path=path.resolve(), file=file, params=params)
+
+
+def _check(file: ExperimentFile, document: yaml12.Document, path: Path) -> None:
+    """Check what the types of the keys do not say."""
+    if file.entry is not None and file.command is not None:
+        raise ConfigError(f"{path}:{document.line(('command',))}: `entry` and `command`: only one is expected")
+    if file.entry is not None:
+        _check_entry(file.entry, path, document.line(("entry",)))
+    elif file.command is not None:
+        _check_command(file.command, file.params, f"{path}:{document.line(('command',))}")
+    else:
+        hint = "entry: train.py:train, or command: python train.py --lr {lr}"
+        raise ConfigError(f"{path}: one of `entry` and `command` is expected", hint=hint)
+    for name, value in file.params.items():
+        place = _mapping_in(value, ("params", name))
+        if place is not None:
+            where = ".".join(map(str, place))
+            raise ConfigError(f"{path}:{document.line(place)}: {where}: a list in a parameter holds no mappings")
+
+
+def _mapping_in(value: Any, place: yaml12.Place) -> yaml12.Place | None:
+    """Return the place of a mapping within the lists of a parameter: there is no order in it that a record keeps."""
+    if isinstance(value, dict):
+        return place
+    inner = (_mapping_in(item, (*place, index)) for index, item in enumerate(value if isinstance(value, list) else []))
+    return next((found for found in inner if found is not None), None)
 
 
 def _convert(document: yaml12.Document, path: Path) -> ExperimentFile:
@@ -85,20 +132,44 @@ def _explain(text: str, document: yaml12.Document, path: Path) -> ConfigError:
     at = _AT.search(text)
     place = _place(at[1] if at else "", document.value)
     message = text[: at.start()] if at else text
-    unknown = _UNKNOWN.match(message)
     hint = None
-    if unknown:
+    if unknown := _UNKNOWN.match(message):
         place = (*place, unknown[1])
-        message = f"unknown key {unknown[1]!r}"
-        hint = nearest(unknown[1], _fields(place[:-1]))
+        message, hint = f"unknown key {unknown[1]!r}", nearest(unknown[1], _fields(place[:-1]))
+    elif message.startswith("Invalid enum value"):
+        value, known = _at(document.value, place), _CHOICES[str(place[-1])]
+        message, hint = f"{value!r} is not known", nearest(str(value), known)
     else:
-        message = message[0].lower() + message[1:].replace("`", "")
+        message = _words(message)
     where = ".".join(map(str, place))
-    line = next((document.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in document.lines), 1)
-    return ConfigError(f"{path}:{line}: {where}: {message}" if where else f"{path}:{line}: {message}", hint=hint)
+    return ConfigError(f"{path}:{document.line(place)}: {where}{': ' if where else ''}{message}", hint=hint)
 
 
-def _place(text: str, value: Any) -> tuple[str | int, ...]:
+def _words(message: str) -> str:
+    """Return what msgspec found wrong in words of YAML."""
+    if missing := _MISSING.match(message):
+        return f"the key {missing[1]!r} is missing"
+    found = _KIND.fullmatch(message)
+    if found is None:
+        return message
+    wanted, limit, got = _kinds(found[1]), found[2] or "", found[3]
+    if limit.startswith(" of length"):
+        return f"{wanted} that is not empty is expected"
+    return f"{wanted}{limit} is expected" + ("" if got in (None, "float") else f", not {_kinds(got)}")
+
+
+def _kinds(text: str) -> str:
+    *first, last = [_KINDS.get(kind, kind) for kind in text.split(" | ") if kind != "null" or text == "null"]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _at(value: Any, place: yaml12.Place) -> Any:
+    for step in place:
+        value = value[step]
+    return value
+
+
+def _place(text: str, value: Any) -> yaml12.Place:
     """Return msgspec's path as keys; its ``[...]`` stands for some key of a mapping: the one that fits is unknown."""
     found: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", text):
@@ -114,26 +185,26 @@ def _place(text: str, value: Any) -> tuple[str | int, ...]:
     return tuple(found)
 
 
-def _culprit(value: Any, place: tuple[str | int, ...]) -> str | None:
+def _culprit(value: Any, place: yaml12.Place) -> str | None:
     """Return the key of the mapping at ``place`` whose value is the one that does not fit."""
-    for step in place:
-        value = value[step]
-    kinds = {"metrics": MetricSpec, "data": str}
-    kind = kinds.get(str(place[0])) if place else None
-    for key, item in value.items():
+    kind: Any = {"metrics": MetricSpec, "data": str, "params": Parameter}[str(place[0])]
+    for key, item in _at(value, place).items():
         try:
-            msgspec.convert(item, kind or ExperimentFile.__annotations__.get("params", Any))
+            msgspec.convert(item, kind)
         except msgspec.ValidationError:
             return str(key)
     return None
 
 
-def _fields(place: tuple[str | int, ...]) -> Iterable[str]:
+def _fields(place: yaml12.Place) -> Iterable[str]:
     if not place:
         return ExperimentFile.__struct_fields__
     if place[0] == "metrics":
-        return ("abs", "rel") if place[-1] == "tolerance" else MetricSpec.__struct_fields__
+        return Tolerance.__struct_fields__ if place[2:] == ("tolerance",) else MetricSpec.__struct_fields__
     return ()
+
+
+_CHOICES = {"determinism": get_args(Profile), "direction": get_args(Direction), "compare": ("always", "never")}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -156,14 +227,16 @@ def _check_entry(entry: str, path: Path, line: int) -> None:
         tree = ast.parse(script.read_bytes())
     except (SyntaxError, ValueError):
         return  # Python itself says it best when the run starts
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    names |= {
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names = functions | {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assigned = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
     names |= {target.id for target in assigned if isinstance(target, ast.Name)}
     if name not in names and "*" not in names:
-        raise ConfigError(f"{path}:{line}: entry: {file} has no function {name!r}", hint=nearest(name, sorted(names)))
+        raise ConfigError(
+            f"{path}:{line}: entry: {file} has no function {name!r}", hint=nearest(name, sorted(functions))
+        )
 
 
 def _change(text: str, params: dict[str, Any]) -> tuple[str, Any]:
@@ -177,44 +250,51 @@ def _change(text: str, params: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    import yaml
-
-    if not text.startswith(("[", '"', "'")):
-        return yaml12.scalar(text)
+    """Return the value that a text after ``--set NAME=`` stands for: as in the file."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yaml12.parse(text, "--set").value if text.startswith(("[", '"', "'")) else yaml12.scalar(text)
+    except (ConfigError, ValueError):
         return text
 
 
 def _fit(text: str, name: str, value: Any, old: Any) -> Any:
     """Return a value of the parameter's own type."""
+    given = text.partition("=")[2]
+    if isinstance(old, str) and not isinstance(value, (str, list)) and given not in ("null", "~"):
+        return given
+    if given == "":
+        raise ConfigError(f"--set {text}: params.{name}: a value is expected after =", hint=f"--set {name}=null")
+    if _mapping_in(value, ()) is not None:
+        raise ConfigError(f"--set {text}: params.{name}: a list in a parameter holds no mappings")
     if old is None or value is None:
         return value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(old, str) and not isinstance(value, list):
-        return text.partition("=")[2] if not isinstance(value, str) else value
     if type(value) is not type(old):
-        kinds = f"{type(old).__name__} is expected, as in the file ({old!r}), not {type(value).__name__}"
-        raise ConfigError(f"--set {text}: params.{name}: {kinds}")
+        wanted = _KINDS[_NAMES.get(type(old), "str")]
+        raise ConfigError(f"--set {text}: params.{name}: {wanted} is expected, as in the file ({old!r})")
     return value
 
 
-def command_of(experiment: Experiment, seed: int) -> list[str]:
-    """Return the words of an experiment's command with ``{name}`` replaced by parameters, and ``{seed}``.
+_NAMES = {bool: "bool", int: "int", float: "float", list: "array"}
 
-    Raises:
-        ConfigError: when a name is no parameter.
-    """
-    names = {**experiment.params, "seed": seed}
+
+def _check_command(command: str, params: Mapping[str, Any], where: str) -> None:
     try:
-        words = shlex.split(experiment.file.command or "")
-        return [re.sub(r"\{([A-Za-z_]\w*)\}", lambda found: str(names[found[1]]), word) for word in words]
-    except KeyError as error:
-        name = str(error.args[0])
-        raise ConfigError(
-            f"{experiment.path}: command: {{{name}}} is no parameter", hint=nearest(name, names)
-        ) from error
+        shlex.split(command)
     except ValueError as error:
-        raise ConfigError(f"{experiment.path}: command: {error}") from error
+        raise ConfigError(f"{where}: command: {str(error).lower()}: {command}") from error
+    if "seed" in params:
+        hint = "`seed: N` beside params sets the master seed; {seed} in the command is drawn from it"
+        raise ConfigError(f"{where}: command: a parameter named seed would hide {{seed}}", hint=hint)
+    known = (*params, "seed")
+    for name in _PLACEHOLDER.findall(command):
+        if name not in known:
+            raise ConfigError(f"{where}: command: {{{name}}} is no parameter", hint=nearest(name, known))
+
+
+def command_of(experiment: Experiment, seed: int) -> list[str]:
+    """Return the words of an experiment's command with ``{name}`` replaced by parameters, and ``{seed}``."""
+    values = {**experiment.params, "seed": seed}
+    words = shlex.split(experiment.file.command or "")
+    return [_PLACEHOLDER.sub(lambda found: str(values[found[1]]), word) for word in words]

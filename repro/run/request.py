@@ -132,7 +132,7 @@ def parse_seed(text: str | None) -> int | None:
         return None
     if text == "random":
         return int.from_bytes(os.urandom(8), "big")
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--seed {text}: a whole number from 0 on is expected, or `random`")
     return int(text)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
 from repro.errors import ConfigError
+
+Place = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -27,7 +29,11 @@ class Document(NamedTuple):
     """A YAML file's value, and the line (from 1) of each place in it: ``("params", "lr")``."""
 
     value: Any
-    lines: dict[tuple[str | int, ...], int]
+    lines: dict[Place, int]
+
+    def line(self, place: Place) -> int:
+        """Return the line of a place, or of the nearest one around it."""
+        return next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
 
 
 def read(path: Path) -> Document:
@@ -39,25 +45,38 @@ def read(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such file", hint="repro run takes an experiment.yaml, or `-- python train.py`"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        hint = "repro run takes an experiment.yaml, or `-- python train.py`"
+        raise ConfigError(f"{path}: no such file", hint=hint) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> Document:
+    """Return the document of a text; ``where`` names it in errors.
+
+    Raises:
+        ConfigError: as `read`.
+    """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tag = next((token for token in yaml.scan(text) if isinstance(token, yaml.TagToken)), None)
+        node = yaml.compose(text, Loader=yaml.SafeLoader) if tag is None else None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        words = ", ".join(filter(None, [error.context, error.problem]))
+        raise ConfigError(f"{where}{line}: not valid YAML: {words}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    lines: dict[tuple[str | int, ...], int] = {}
-    return Document(None if node is None else _value(node, (), lines, path), lines)
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if tag is not None:
+        raise ConfigError(f"{where}:{tag.start_mark.line + 1}: tags (!!{tag.value[1]}) are not read here")
+    reader = _Reader(where)
+    return Document(None if node is None else reader.value(node, ()), reader.lines)
 
 
 def scalar(text: str) -> Any:
-    """Return the value of a plain scalar."""
+    """Return the value of a plain scalar. Raises ValueError for an integer of more digits than Python reads."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -65,26 +84,52 @@ def scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _value(node: yaml.Node, place: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], path: Path) -> Any:
-    lines.setdefault(place, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, place, lines, path)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*place, index), lines, path) for index, item in enumerate(node.value)]
-    text = str(node.value)
-    return scalar(text) if getattr(node, "style", None) is None else text
+class _Reader:
+    """Makes values of nodes, and keeps their lines."""
 
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._around: list[yaml.Node] = []
+        self.lines: dict[Place, int] = {}
 
-def _mapping(
-    node: yaml.MappingNode, place: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], path: Path
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in node.value:
-        name = str(key.value)
-        line = key.start_mark.line + 1
-        if name in found:
-            where = ".".join(map(str, (*place, name)))
-            raise ConfigError(f"{path}:{line}: the key {where} is there twice (first on line {lines[(*place, name)]})")
-        lines[(*place, name)] = line
-        found[name] = _value(item, (*place, name), lines, path)
-    return found
+    def value(self, node: yaml.Node, place: Place) -> Any:
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if any(node is outer for outer in self._around):
+            self._fail(node, place, "an alias to what it stands in")
+        self._around.append(node)
+        try:
+            return self._value(node, place)
+        finally:
+            self._around.pop()
+
+    def _value(self, node: yaml.Node, place: Place) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*place, index)) for index, item in enumerate(node.value)]
+        text = str(node.value)
+        if getattr(node, "style", None) is not None:
+            return text
+        try:
+            return scalar(text)
+        except ValueError:
+            self._fail(node, place, f"a number of {len(text):,} digits")
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, item in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._fail(key, place, "a key that is no text")
+            name = str(key.value)
+            if name == "<<" and key.style is None:
+                self._fail(key, place, "<< is no merge key in YAML 1.2: write the keys out")
+            if name in found:
+                first = self.lines[(*place, name)]
+                self._fail(key, (*place, name), f"the key is there twice (first on line {first})")
+            self.lines[(*place, name)] = key.start_mark.line + 1
+            found[name] = self.value(item, (*place, name))
+        return found
+
+    def _fail(self, node: yaml.Node, place: Place, what: str) -> NoReturn:
+        where = ".".join(map(str, place))
+        raise ConfigError(f"{self._where}:{node.start_mark.line + 1}: {f'{where}: ' if where else ''}{what}")
