@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from repro.base import process
 from repro.capture import git
+from repro.capture.data import split
 from repro.capture.walk import Layout, folders_of, is_secret, walk
 from repro.errors import CaptureError
 from repro.record.values import Gap
@@ -219,15 +219,16 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _without(files: dict[str, Stat], root: Path, data: list[str], inodes: set[int]) -> dict[str, Stat]:
     """Leave out declared data (files, folders and globs relative to the root), and files by their inode."""
-    names = set(data)
-    for name in data:
-        if glob.has_magic(name) and not os.path.isabs(name) and not name.startswith("../"):
-            names.update(path.relative_to(root).as_posix() for path in root.glob(name))
-    folders = tuple(name.rstrip("/") + "/" for name in data)
+    names, folders = set(data), [name.rstrip("/") + "/" for name in data]
+    for place, pattern in (split(name, root) for name in data):
+        if pattern is not None and place.is_relative_to(root):
+            found = [path.relative_to(root).as_posix() for path in place.glob(pattern)]
+            names.update(found)
+            folders += [f"{name}/" for name in found]
     return {
         path: stat
         for path, stat in files.items()
-        if path not in names and not path.startswith(folders) and stat[2] not in inodes
+        if path not in names and not path.startswith(tuple(folders)) and stat[2] not in inodes
     }
 
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
-from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.capture import data
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
 from repro.capture.walk import folders_of, is_secret, walk
@@ -102,6 +102,10 @@ class _Restoring:
     def _source(self, path: Path) -> Path:
         """Return where a file of the run lies today."""
         return self.now / path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
+    def _recorded(self, source: Path) -> Path:
+        """Return where a file of today lay when the run was made."""
+        return self.root / source.relative_to(self.now) if source.is_relative_to(self.now) else source
 
     def _materialise(self, path: str) -> None:
         self.mirror.clear(path)  # a source in another one came along with it
@@ -196,15 +200,9 @@ class _Restoring:
 
     def _expand(self, where: str) -> Iterator[tuple[Path, Path]]:
         """Yield the places of one declared item (a file, a folder, a glob): as the run had it, and where it is now."""
-        parts = Path(where).parts
-        fixed = next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
-        path = Path(os.path.normpath(Path(self.project["folder"], *parts[:fixed])))
-        source = self._source(path)
-        if fixed < len(parts):
-            for found in sorted(source.glob(os.sep.join(parts[fixed:]))):
-                yield path / found.relative_to(source), found
-        elif source.exists():
-            yield path, source
+        place, pattern = data.split(where, self._source(Path(self.project["folder"])))
+        found = [place] if pattern is None else sorted(place.glob(pattern))
+        yield from ((self._recorded(source), source) for source in found if source.exists())
 
     def _beside(self) -> tuple[list[str], list[str]]:
         """Return what else lay in the project when the run began, and all other files, relative to the project.
