@@ -67,13 +67,13 @@ def capture(
         data = data_capture.declared(request.data, request.working_folder, cache)
         found = installed.result()
         sources = _sources(found, request, store, code.gaps) if given is None else _given_sources(given)
-        trees = _source_trees(sources, store) if given is None else given.sources
+        codes = _source_codes(sources, store) if given is None else _given_codes(given, request, store)
         facts = circumstances.result()
     cache.save()
     argv, redacted = _argv(request, environment)
     recipe = Recipe(
         code=code.tree,
-        sources=trees,
+        sources={name: found_code.tree for name, found_code in codes.items()},
         cwd=request.cwd,
         command=argv if given is None else given.command,
         entry=request.entry,
@@ -90,8 +90,10 @@ def capture(
         trail=request.trail,
         environment=variables.recipe(environment),
     )
+    code = code._replace(stats=code.stats | _source_stats(sources, codes))
     gaps = [
         *code.gaps,
+        *_source_gaps(sources, codes),
         *found.gaps,
         *settings.gaps,
         *redacted,
@@ -160,11 +162,29 @@ def _given_sources(given: Given) -> dict[str, Path]:
     return {name: Path(given.project["sources"][name]) for name in given.sources}
 
 
-def _source_trees(sources: Mapping[str, Path], store: Store) -> dict[str, str]:
-    captured = {
-        name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()
-    }
-    return {name: code.tree for name, code in captured.items()}
+def _source_codes(sources: Mapping[str, Path], store: Store) -> dict[str, code_capture.Code]:
+    return {name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()}
+
+
+def _given_codes(given: Given, request: Request, store: Store) -> dict[str, code_capture.Code]:
+    """Return the sources of a replay: they lie in its mirror of the disk as the project does."""
+    mirror = str(request.place).removesuffix(str(request.root))
+    found = {}
+    for name, tree in given.sources.items():
+        stats = code_capture.stats(Path(mirror + given.project["sources"][name]), store.code.paths(tree))
+        found[name] = code_capture.Code(tree, Layout([], {}, complete=True), stats, [], [])
+    return found
+
+
+def _source_stats(sources: Mapping[str, Path], codes: Mapping[str, code_capture.Code]) -> dict[str, code_capture.Stat]:
+    """Return the stat of each file of a source outside the project, by absolute path."""
+    return {f"{sources[name]}/{path}": stat for name, code in codes.items() for path, stat in code.stats.items()}
+
+
+def _source_gaps(sources: Mapping[str, Path], codes: Mapping[str, code_capture.Code]) -> list[Gap]:
+    return [
+        Gap(what=f"{sources[name]}/{gap.what}", reason=gap.reason) for name, code in codes.items() for gap in code.gaps
+    ]
 
 
 def _argv(request: Request, environment: Mapping[str, str]) -> tuple[list[str] | None, list[Gap]]:

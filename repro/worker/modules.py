@@ -20,8 +20,8 @@ def origins(job: Job) -> dict[str, Any]:
     """
     live = []
     if job.protect:
-        own = (job.root + "/",)
-        places = tuple(pair[0] + "/" for pair in job.live)
+        places = tuple(live + "/" for live, _ in job.live)
+        own = (job.root + "/", *(copy + "/" for _, copy in job.live))
         for name, module in sorted(sys.modules.items()):
             path = getattr(module, "__file__", None) or ""
             if path.startswith(_HERE) or "/site-packages/" in path:
