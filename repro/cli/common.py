@@ -6,8 +6,9 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def plain(value: Any) -> Any:
 
 def say(text: str = "", **style: Any) -> None:
     """Print a line for people, on standard error."""
-    click.secho(text, err=True, **style)
+    click.secho(text, err=True, color=colour(), **style)
 
 
 def number(value: Any) -> str:
@@ -75,26 +76,66 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def shown(value: Any) -> str:
+    """Return one side of a difference: a command as it is typed, nothing as ``none``."""
+    if value is None:
+        return "none"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return shlex.join(value)
+    return str(value)
+
+
 def short(text: str | None, length: int = 12) -> str:
     """Return the beginning of a digest without its tag."""
     return "none" if text is None else text.partition(":")[2][:length]
 
 
+def count(number: int, what: str) -> str:
+    """Return a number of things: ``1 step``, ``1,200 steps``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def is_terminal() -> bool:
+    """Say whether somebody looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def colour() -> bool | None:
+    """Return False where colours are not wanted (NO_COLOR, a dumb terminal), None where click may decide."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
 def table(
-    head: list[str], rows: list[list[str]], *, style: Callable[[int, str], str | None] = lambda _c, _t: None
+    head: list[str],
+    rows: list[list[str]],
+    *,
+    wrapped: Container[str] = (),
+    style: Callable[[int, str], str | None] = lambda _column, _text: None,
 ) -> None:
-    """Print a table on standard output; ``style`` gives the colour of a cell. No cell is cut where nobody looks."""
+    """Print a table on standard output; ``style`` gives the colour of a cell.
+
+    In a terminal the columns named ``wrapped`` are broken into lines where there is little room; elsewhere a row is a
+    line, and nothing is cut.
+    """
+    if not is_terminal():
+        _plain_table([head, *rows])
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
     found = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:
-        found.add_column(name, no_wrap=True)
+        found.add_column(name, no_wrap=name not in wrapped, overflow="fold")
     for row in rows:
         found.add_row(*(Text(text, style=style(column, text) or "") for column, text in enumerate(row)))
-    console.print(found)
+    Console(highlight=False).print(found)
+
+
+def _plain_table(rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def needs_runs(store: Store) -> None:

@@ -83,7 +83,7 @@ def _print(
         click.echo("no difference")
         return
     for item in found:
-        click.echo(f"{item.kind:<12} {item.path}: {item.before} -> {item.after}")
+        click.echo(f"{item.kind:<12} {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}")
         if item.path == "code":
             for change in changes:
                 click.echo(f"{'':<12}   {change.status} {change.path}")
@@ -91,4 +91,4 @@ def _print(
         tensor = f", tensor {first.tensor}" if first.tensor else ""
         click.echo(f"{'trail':<12} parts at step {first.step}: {first.column}{tensor}")
     for name, (before, after) in metrics.items():
-        click.echo(f"{'metric':<12} {name}: {before} -> {after}")
+        click.echo(f"{'metric':<12} {name}: {common.shown(before)} -> {common.shown(after)}")

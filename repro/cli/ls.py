@@ -10,6 +10,7 @@ from repro.cli import common
 from repro.store import index
 
 _LAST = 40
+_LONG = 100  # characters of a cell that a terminal shows
 _FIELDS = ("run_id", "state", "name", "params", "metrics", "started", "recipe_digest", "replay_of", "verdict")
 
 
@@ -17,7 +18,7 @@ _FIELDS = ("run_id", "state", "name", "params", "metrics", "started", "recipe_di
 @click.option("--all", "every", is_flag=True, help=f"All runs, not only the last {_LAST}.")
 @common.json_option
 def command(every: bool, as_json: bool) -> int:
-    """List the runs, oldest first."""
+    """List the runs, oldest first. A run's id begins with the second (UTC) in which it was started."""
     store = common.open_store()
     runs = index.rows(store) if store.exists() else []
     if as_json:
@@ -28,9 +29,10 @@ def command(every: bool, as_json: bool) -> int:
         common.say("hint: repro run experiment.yaml, or repro run -- python train.py")
         return 0
     shown = runs if every else runs[-_LAST:]
-    common.table(["run", "state", "name", "params", "metrics", "started"], [_row(run) for run in shown], style=_style)
+    head = ["run", "state", "name", "params", "metrics"]
+    common.table(head, [_row(run) for run in shown], wrapped=("params", "metrics"), style=_style)
     if len(shown) < len(runs):
-        common.say(f"{len(runs) - len(shown)} earlier runs: repro ls --all", dim=True)
+        common.say(f"{common.count(len(runs) - len(shown), 'earlier run')}: repro ls --all", dim=True)
     return 0
 
 
@@ -38,20 +40,12 @@ def _row(run: dict[str, Any]) -> list[str]:
     state = run["state"]
     if run["replay_of"]:
         state = f"{run['verdict'] or state} (replay)"
-    params = " ".join(f"{name}={common.number(value)}" for name, value in run["params"].items())
-    metrics = " ".join(f"{name}={common.number(value)}" for name, value in sorted(run["metrics"].items()))
-    return [
-        run["run_id"],
-        state,
-        run["name"],
-        _cut(params, 40),
-        _cut(metrics, 48),
-        run["started"][:19].replace("T", " "),
-    ]
+    return [run["run_id"], state, run["name"], _pairs(run["params"]), _pairs(run["metrics"])]
 
 
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _pairs(values: dict[str, Any]) -> str:
+    text = " ".join(f"{name}={common.number(value)}" for name, value in sorted(values.items()))
+    return text if len(text) <= _LONG or not common.is_terminal() else text[: _LONG - 1] + "…"
 
 
 def _style(column: int, text: str) -> str | None:

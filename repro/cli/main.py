@@ -6,12 +6,16 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from repro import __version__
+from repro.cli import common
 from repro.errors import ReproError, UsageError
 
 #: Each command's module and the line that `repro --help` has for it.
@@ -68,58 +72,99 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    _open_streams()
+    sys.exit(_guarded(arguments))
+
+
+def _open_streams() -> None:
+    """See to it that the standard streams are open, and can show any name."""
+    for number in range(3):  # in ascending order: each takes the lowest number that is free
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
-    sys.exit(_guarded(arguments))
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(arguments: list[str] | None) -> int:
     try:
-        code = int(cli.main(arguments, prog_name="repro", standalone_mode=False) or 0)
+        code = int(cli.main(arguments, prog_name="repro", standalone_mode=False, color=common.colour()) or 0)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        return _say(*_of_click(error), error.exit_code)
-    except ReproError as error:
-        return _say(str(error), error.hint, error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted", None, 130)
-    except Exception as error:  # noqa: BLE001  (the one place where everything ends)
-        return _other(error)
+    except BaseException as error:  # noqa: BLE001  (the one place where everything ends)
+        return next(end(error) for kind, end in _ENDS if isinstance(error, kind))
     return code
 
 
-def _of_click(error: click.ClickException) -> tuple[str, str | None]:
-    """Return what click found wrong in our form, and a hint."""
+def _help(error: Any) -> int:
+    error.show()
+    return int(error.exit_code)
+
+
+def _misused(error: Any) -> int:
+    """Say what click found wrong in our form."""
     message, _, close = error.format_message().rstrip(".?").partition(" Did you mean ")
-    message = message[:1].lower() + message[1:].rstrip(".?")
-    context = getattr(error, "ctx", None)
-    more = [f"did you mean {close}?"] if close else []
-    if context is not None:
-        more.append(f"{context.command_path} --help")
-        if isinstance(error, click.NoSuchOption) and context.info_name == "run":
-            more.insert(0, "options of a command of yours come after --: repro run -- python train.py --lr 0.1;")
-    return message, " ".join(more) or None
+    message = message[:1].lower() + message[1:].rstrip(".")
+    hint = None
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f"{error.ctx.command_path} --help"
+        if isinstance(error, click.NoSuchOption) and error.ctx.info_name == "run":
+            hint += "; options of your own command come after --"
+        elif close:
+            hint = f"did you mean {close}? {hint}"
+    return _say(message, hint, error.exit_code)
 
 
-def _other(error: Exception) -> int:
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: the flush at exit must not complain
-        return 141
-    if isinstance(error, OSError) and error.errno in _DISK:
-        hint = "free some space, or make the store writable"
-        return _say(f"{error.filename or 'the disk'}: {error.strerror}", hint, 5)
+def _failed(error: Any) -> int:
+    return _say(str(error), error.hint, error.exit_code)
+
+
+def _interrupted(_error: Any) -> int:
+    return _say("interrupted", None, 130)
+
+
+def _unread(_error: Any) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: the flush at exit must not complain
+    return 128 + signal.SIGPIPE
+
+
+def _exit(error: Any) -> int:
+    return _unread(error) if error.code == 1 else int(error.code or 0)  # with 1 click ends what nobody reads
+
+
+def _refused(error: Any) -> int:
+    if error.errno not in _DISK:
+        return _fault(error)
+    where = f" {error.filename}" if error.filename else ""
+    return _say(f"cannot write{where}: {error.strerror}", "free some space, or make the store writable", 5)
+
+
+def _fault(error: Any) -> int:
     traceback.print_exception(error)
     return _say("this is a fault of repro itself", "please report it with the lines above", 1)
 
 
+#: What each kind of error comes to; the first that fits.
+_ENDS: tuple[tuple[type[BaseException], Callable[[Any], int]], ...] = (
+    (click.exceptions.NoArgsIsHelpError, _help),
+    (click.ClickException, _misused),
+    (ReproError, _failed),
+    (click.Abort, _interrupted),
+    (KeyboardInterrupt, _interrupted),
+    (SystemExit, _exit),
+    (BrokenPipeError, _unread),
+    (OSError, _refused),
+    (BaseException, _fault),
+)
+
+
 def _say(message: str, hint: str | None, code: int) -> int:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    common.say("error: ", fg="red", bold=True, nl=False)
+    common.say(message)
     if hint:
-        click.secho("hint: ", fg="cyan", nl=False, err=True)
-        click.echo(hint, err=True)
+        common.say("hint: ", fg="cyan", nl=False)
+        common.say(hint)
     return code

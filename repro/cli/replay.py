@@ -23,7 +23,7 @@ _MOST = 12
 def command(run: str, keep: bool, allow_outside_writes: bool, as_json: bool) -> int:
     """Run RUN again from its record, in a folder of its own, and compare bit for bit.
 
-    Exit code 0: identical. 3: different. 4: it cannot be replayed.
+    Exit code 0: IDENTICAL. 3: DIFFERENT. 4: NOT_REPLAYABLE, with the reason.
     """
     store = common.open_store()
     common.needs_runs(store)
@@ -68,7 +68,8 @@ def _print(found: replay.Replayed) -> None:
     compared = found.comparison
     if compared is not None:
         click.echo(
-            f"  compared: {compared.frames:,} steps, {compared.points:,} metric points, {compared.artifacts} artifacts"
+            f"  compared: {common.count(compared.frames, 'step')}, {common.count(compared.points, 'metric point')},"
+            f" {common.count(compared.artifacts, 'artifact')}"
         )
         first = compared.first_difference
         if first is not None:
@@ -107,7 +108,7 @@ def _print_metrics(compared: Any) -> None:
 
 
 def _line(item: Any) -> str:
-    return f"{item.kind}: {item.path}: {item.before} -> {item.after}"
+    return f"{item.kind}: {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}"
 
 
 def _print_list(title: str, lines: list[str]) -> None:

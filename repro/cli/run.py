@@ -24,9 +24,11 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 @click.option(
     "--determinism",
     type=click.Choice(["strict", "portable", "warn", "off"]),
-    help="strict for an experiment, warn for a command.",
+    help="What is done for equal bits: strict unless given, warn for a command.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each process.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of each process (as found unless given)."
+)
 @click.option(
     "--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'."
 )
@@ -40,9 +42,10 @@ def command(
     patterns: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Run an experiment file, or any command after ``--``, and keep a record of it.
+    """Run an experiment file, or any command after --, and keep a record of it.
 
     The record (code, packages, hardware, settings, seeds, data) is on the disk before the first line of your code runs.
+    The exit code is that of the command; 1 where an experiment fails.
     """
     asked = _request(words, changes, request.parse_seed(seed), determinism, threads, patterns)
     store = Store.create(common.store_folder(asked.root))
@@ -96,10 +99,10 @@ def _report(result: execute.Result) -> None:
     colour = common.STATE_STYLE.get(outcome.state)
     reason = f" ({outcome.reason})" if outcome.reason else ""
     values = " · ".join(f"{name} {common.number(value)}" for name, value in sorted(outcome.metrics.items())[:6])
-    steps = sum(item.frames for item in outcome.trails)
+    frames = sum(item.frames for item in outcome.trails)
     common.say("repro: ", nl=False, dim=True)
     common.say(outcome.state, fg=colour, nl=False)
-    trail = f"{steps:,} steps in the trail" if steps else "no trail"
+    trail = f"{common.count(frames, 'step')} in the trail" if frames else "no trail"
     common.say(f"{reason} · {' · '.join(filter(None, [values, trail]))}", dim=True)
     for note in outcome.notes:
         common.say(f"repro: {note}", dim=True)

@@ -14,7 +14,7 @@ from repro.store import signatures
 @click.option("--key", type=click.Path(path_type=Path), required=True, help="A private SSH key: ~/.ssh/id_ed25519.")
 @common.json_option
 def command(key: Path, as_json: bool) -> int:
-    """Sign the journal's head with an SSH key; ``repro verify`` checks it from then on."""
+    """Sign the journal's head with an SSH key; `repro verify` checks it from then on."""
     store = common.open_store()
     common.needs_runs(store)
     path = signatures.sign(store, key.expanduser())
