@@ -31,3 +31,33 @@ def test_nothing_changed_is_identical(trained: Project) -> None:
     trained.run("--", "python", "train.py")
     found = trained.replay(check=0)
     assert (found["verdict"], found["first_difference"], found["differences"]) == ("IDENTICAL", None, [])
+
+
+#: As the other faults, with a network whose gradients depend on the number of threads; its loss does not.
+THREADS = """\
+import os
+
+import torch
+from torch import nn
+
+if os.environ.get("FAULT") == "threads":
+    torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(3):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(torch.randn(256, 512)), torch.randint(0, 10, (256,))).backward()
+    optimizer.step()
+"""
+
+
+def test_another_number_of_threads_is_placed_in_the_first_gradients(project: Project) -> None:
+    """1 thread for 2: equal batch and loss, other bits in the gradients of step 0; the thread counts are named."""
+    project.write("train.py", THREADS)
+    project.run("--threads", "2", "--", "python", "train.py")
+    found = project.replay(check=3, FAULT="threads")
+    first = found["first_difference"]
+    assert (first["step"], first["column"], first["since"]) == (0, "gradients", None)
+    assert first["tensor"].endswith(".weight")
+    named = [(item["kind"], item["before"], item["after"]) for item in found["differences"]]
+    assert ("threads", 2, 1) in named

@@ -18,6 +18,7 @@ class Observed:
     processes: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[dict[str, Any]] = field(default_factory=list)
     numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
     software: dict[str, Any] = field(default_factory=dict)
     reads: dict[str, Stat] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
@@ -31,9 +32,15 @@ class Observed:
     horizon_read: bool = False
 
     def overridden(self) -> dict[str, list[Any]]:
-        """Return the flags that the script changed after they were set: name, as set, as they were later."""
-        set_, later = self.numerics.get("import", {}), self.numerics.get("first step", self.numerics.get("exit", {}))
-        return {name: [value, later[name]] for name, value in set_.items() if name in later and later[name] != value}
+        """Return the flags that a process changed after they were set: name, as set, as they were later."""
+        found: dict[str, list[Any]] = {}
+        for states in self.states.values():
+            before = states.get("import", {})
+            for later in (states.get("first step", {}), states.get("exit", {})):
+                changed = (name for name, value in later.items() if name in before and before[name] != value)
+                for name in changed:
+                    found.setdefault(name, [before[name], later[name]])
+        return found
 
     def document(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -102,6 +109,7 @@ def _seed(found: Observed, event: dict[str, Any]) -> None:
 
 def _numerics(found: Observed, event: dict[str, Any]) -> None:
     found.numerics.setdefault(event["at"], event["state"])
+    found.states.setdefault(event["pid"], {}).setdefault(event["at"], event["state"])
     found.software = found.software or event.get("software", {})
 
 

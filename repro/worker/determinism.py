@@ -30,7 +30,7 @@ def _on_torch(torch: ModuleType, job: Job, observed: Lines) -> None:
         _apply(torch, job, warn_only=job.profile == "warn")
     if job.profile == "warn":
         _collect_warnings(observed)
-    observed.event("numerics", at="import", state=numerics(torch), software=_software(torch))
+    observed.event("numerics", at="import", pid=os.getpid(), state=numerics(torch), software=_software(torch))
 
 
 def _apply(torch: ModuleType, job: Job, *, warn_only: bool) -> None:

@@ -136,7 +136,7 @@ def _look_at_end() -> None:
     if torch is not None:
         from repro.worker.determinism import numerics
 
-        _observed.event("numerics", at="exit", state=numerics(torch))
+        _observed.event("numerics", at="exit", pid=os.getpid(), state=numerics(torch))
 
 
 def _complain(error: BaseException) -> None:

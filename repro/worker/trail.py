@@ -230,7 +230,7 @@ class Trail:
     def _meet(self, optimizer: torch.optim.Optimizer, known: _Optimizer | None) -> _Optimizer:
         if not self._files:
             self._open()
-            self._observed.event("numerics", at="first step", state=numerics(torch))
+            self._observed.event("numerics", at="first step", pid=os.getpid(), state=numerics(torch))
         number = self._count if known is None else known.number
         fresh = _Optimizer(number, optimizer, self._batches.roots(), self._job)
         self._count += known is None
