@@ -484,6 +484,22 @@ def test_data_beside_the_project_by_a_relative_path(project: Project) -> None:
     assert [(item["kind"], item["path"]) for item in found["differences"]] == [("data", f"inputs.{shared}")]
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_code_that_is_read_by_its_absolute_path(project: Project, changed: bool) -> None:
+    """A replay that reads a live file for recorded code is told from a true one: NOT_REPLAYABLE where they differ."""
+    config = project.write("config.txt", "3")
+    project.write("train.py", f"import repro\nrepro.current().log(x=float(open({str(config)!r}).read()))\n")
+    project.commit()
+    project.run("--", "python", "train.py")
+    if changed:
+        config.write_text("4")
+        found = project.replay(check=4)
+        assert found["verdict"] == "NOT_REPLAYABLE"
+        assert str(config) in found["reason"]
+    else:
+        assert trees.identical(project)["differences"] == []
+
+
 @pytest.fixture
 def elsewhere(project: Project) -> Path:
     """A folder outside the project that is no place for temporary files."""

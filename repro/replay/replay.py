@@ -184,7 +184,7 @@ def _judge(
         record.metrics,
         until_end=original.state in ("COMPLETED", "FAILED"),
     )
-    found = _overruled(found, observed.read(result.folder), restored.lost)
+    found = _overruled(found, observed.read(result.folder), restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
@@ -200,7 +200,7 @@ def _judge(
     return replayed
 
 
-def _overruled(found: compare.Comparison, seen: observed.Observed, lost: list[str]) -> compare.Comparison:
+def _overruled(found: compare.Comparison, seen: observed.Observed, restored: restore.Restored) -> compare.Comparison:
     """Return the comparison with what makes it void: a module from the live tree, a refused write, lost data."""
     reason = None
     if seen.live_modules:
@@ -208,8 +208,10 @@ def _overruled(found: compare.Comparison, seen: observed.Observed, lost: list[st
         reason = f"the module {name} was imported from {path}, not from the recorded code"
     elif seen.refused:
         reason = f"the run writes outside its folder: {seen.refused[0]}"
-    elif lost and found.verdict != "IDENTICAL":
-        reason = f"{lost[0]} is not what it was when the run read it, and nobody kept it"
+    elif found.verdict != "IDENTICAL" and restored.lost:
+        reason = f"{restored.lost[0]} is not what it was when the run read it, and nobody kept it"
+    elif found.verdict != "IDENTICAL" and (stale := restore.not_recorded(restored, seen.reads)):
+        reason = f"{stale[0]} was read by its absolute path, and is not what was recorded"
     if reason is None:
         return found
     return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)

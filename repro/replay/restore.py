@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.base import digest
 from repro.capture import data
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
@@ -49,6 +50,17 @@ def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path)
         NotReplayableError: when a file that the run read is gone.
     """
     return _Restoring(store, record, outcome, Mirror(folder / "root")).restore()
+
+
+def not_recorded(restored: Restored, paths: Iterable[str]) -> list[str]:
+    """Return those of the files that are live code and not what its copy in the replay is."""
+    pairs = ((path, live, copy) for path in sorted(paths) for live, copy in restored.live if _is_in(path, live))
+    found = ((path, copy + path[len(live) :]) for path, live, copy in pairs if not _is_in(path, copy))
+    return [path for path, twin in found if os.path.isfile(twin) and not os.path.islink(twin) and _differ(path, twin)]
+
+
+def _differ(path: str, twin: str) -> bool:
+    return os.path.isfile(path) and digest.of_file(path) != digest.of_file(twin)
 
 
 class _Restoring:
@@ -149,9 +161,9 @@ class _Restoring:
         cache.save()
         return changed, lost
 
-    def _put_back(self, digest: str, target: Path) -> None:
+    def _put_back(self, name: str, target: Path) -> None:
         if self.mirror.owns(target.parent):
-            self.store.objects.restore(digest, target)
+            self.store.objects.restore(name, target)
 
     def _check(self, item: FileDigest, cache: StatCache) -> str:
         """Return the digest that a file has today, in the form of the recorded one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from repro.worker.job import Job
@@ -22,10 +23,13 @@ def origins(job: Job) -> dict[str, Any]:
     if job.protect:
         places = tuple(live + "/" for live, _ in job.live)
         own = (job.root + "/", *(copy + "/" for _, copy in job.live))
-        for name, module in sorted(sys.modules.items()):
-            path = getattr(module, "__file__", None) or ""
-            if path.startswith(_HERE) or "/site-packages/" in path:
-                continue
-            if path.startswith(places) and not path.startswith(own):
-                live.append([name, path])
+        live = [[name, path] for name, path in _files() if path.startswith(places) and not path.startswith(own)]
     return {"live": live, "blind": [name for name in BLIND if name in sys.modules]}
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    """Yield name and file of every module of the user's; Python takes the program's own file away before it ends."""
+    for name, module in sorted(sys.modules.items()):
+        path = getattr(module, "__file__", None) or (sys.argv[:1] or [""])[0] * (name == "__main__")
+        if isinstance(path, str) and not path.startswith(_HERE) and "/site-packages/" not in path:
+            yield name, path

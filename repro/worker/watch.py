@@ -72,6 +72,8 @@ class Watcher:
                 opened(args)
             elif event in changes:
                 changed(event, args)
+            elif event == "import" and args[1]:  # a compiled module: the dynamic linker reads it
+                opened((args[1], None, 0))
             elif event == "sqlite3.connect":
                 connected(args[0])
 
