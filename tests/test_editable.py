@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import trees
 from conftest import ROOT, Done, Project, clean_environment
 
-SITE = sysconfig.get_path("purelib")
+SITES = [entry for entry in sys.path if entry.endswith("site-packages")]
 
 
 class Home(NamedTuple):
@@ -28,7 +27,7 @@ def make_environment(folder: Path) -> Path:
     """Make an environment that has all packages of this one and `repro` with its hook; return its programs."""
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "0.pth").write_text(f"{SITE}\n{ROOT}\n")
+    (site / "0.pth").write_text("\n".join([*SITES, str(ROOT)]) + "\n")
     shutil.copy(ROOT / "repro_hook.pth", site)
     program = folder / "bin" / "repro"
     program.write_text(f"#!{folder}/bin/python\nimport sys\nfrom repro.cli.main import main\nsys.exit(main())\n")
@@ -364,3 +363,19 @@ def test_the_recipe_of_a_changed_sibling_differs(home: Home, pair: Pair) -> None
     assert call(home, pair.own, *run, check=0).json["recipe_digest"] != first
     pair.side.write("pyproject.toml", text)
     assert call(home, pair.own, *run, check=0).json["recipe_digest"] == first
+
+
+def test_an_environment_of_the_projects_own(project: Project) -> None:
+    """A project with its packages in a ``.venv`` within: the relative path to its Python holds for the replay too."""
+    make_environment(project.root / ".venv")
+    project.write(".venv/lib/python3.11/site-packages/installed.py", "x = 3\n")
+    project.write(
+        "train.py", "import sys, installed, repro\nrepro.current().log(x=installed.x, y=len(sys.prefix) > 0)\n"
+    )
+    project.write("run.sh", ". .venv/bin/activate\npython train.py\n")
+    home = Home(project.root / ".venv" / "bin", {})
+    for command in ([".venv/bin/python", "train.py"], ["bash", "run.sh"], ["python", "train.py"]):
+        done = call(home, project, "run", "--json", "--", *command, check=0).json
+        assert [gap["what"] for gap in done["gaps"]] == [".venv/"]
+        assert show(home, project)["outcome"]["inputs"] == []
+        assert identical(home, project)["differences"] == []

@@ -247,6 +247,8 @@ repro.current().log(count=count)
         found = trees.identical(project, run=run)
         assert trees.outcome(project, found["run_id"])["metrics"] == {"count": count}
     assert live(project) == before
+    again = trees.identical(project, run=found["run_id"])
+    assert (again["replay_of"], again["differences"]) == (found["run_id"], [])
 
 
 def test_an_edit_while_the_run_goes_on_is_no_output(project: Project) -> None:

@@ -20,6 +20,7 @@ _KEY_NAMES = frozenset("id_rsa id_dsa id_ecdsa id_ed25519 .netrc .git-credential
 _KEY_FOLDERS = frozenset(".ssh .aws .gnupg .kube .docker .azure".split())
 #: Beyond so many folders we stop looking.
 _MOST_FOLDERS = 200_000
+_ENVIRONMENT = "a virtual environment"
 #: Why a folder of a name is passed over.
 _KINDS: dict[str, Callable[[str], bool]] = {
     "a cache": CACHES.__contains__,
@@ -60,6 +61,11 @@ def walk(root: Path, store: Path) -> Layout:
     return Layout(folders, skipped, not pending)
 
 
+def environments(root: Path, store: Path) -> list[str]:
+    """Return the virtual environments in ``root``."""
+    return [name for name, reason in walk(root, store).skipped.items() if reason == _ENVIRONMENT]
+
+
 def folders_of(files: Iterable[str]) -> set[str]:
     """Return all folders that hold one of the files, at any depth; the root as an empty text."""
     found = {""}
@@ -86,5 +92,5 @@ def _reason(entry: os.DirEntry[str], store: Path) -> str | None:
     if entry.name == "__pycache__":
         return ""
     if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
-        return "a virtual environment"
+        return _ENVIRONMENT
     return next((reason for reason, is_one in _KINDS.items() if is_one(entry.name)), None)

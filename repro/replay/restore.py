@@ -13,7 +13,7 @@ from repro.base import digest
 from repro.capture import data
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
-from repro.capture.walk import folders_of, is_secret, walk
+from repro.capture.walk import environments, folders_of, is_secret, walk
 from repro.errors import ReproError
 from repro.record.values import KEPT, FileDigest, Outcome, Record
 from repro.replay.mirror import Mirror
@@ -43,12 +43,15 @@ class Restored(NamedTuple):
 
 
 def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path) -> Restored:
-    """Materialise a run's code and all that it needs under ``folder``.
+    """Materialise a run's code and all that it needs under ``folder``; a replay's is that of the run it replayed.
 
     Raises:
         StoreDamagedError: when the code or a kept file does not come out as it was recorded.
         NotReplayableError: when a file that the run read is gone.
     """
+    first = record.replay_of
+    if first is not None and store.run_folder(first).exists():
+        return restore(store, store.record(first), store.outcome(first), folder)
     return _Restoring(store, record, outcome, Mirror(folder / "root")).restore()
 
 
@@ -87,6 +90,7 @@ class _Restoring:
             self.mirror.folder(self.root / name)
         for path in self.trees:
             self._move_links(path)
+        self._link_environments()
         stand = self.mirror.folder(self.project["folder"])
         changed, lost = self._inputs()
         older, other = self._beside()
@@ -137,6 +141,11 @@ class _Restoring:
                 place.symlink_to(copy)
             elif copy is None and not os.path.isabs(text) and not self._holds_code(aim):
                 self.mirror.link(Path(aim))
+
+    def _link_environments(self) -> None:
+        """Link the environments of the project: a command may begin with ``.venv/bin/python``."""
+        for name in environments(self.now, self.store.folder):
+            self.mirror.link(self.now / name, self.root / name)
 
     def _is_inside(self, path: Path) -> bool:
         return any(_is_in(str(path), live) for live in self.live)
