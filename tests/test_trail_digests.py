@@ -205,4 +205,4 @@ def test_the_first_column_in_causal_order_is_named() -> None:
         assert form.first_column(frame, frame._replace(columns=columns)) == first
     assert form.first_column(frame, frame._replace(optimizer=1)) == "order of steps"
     assert form.first_column(frame, frame._replace(flags=3)) == "kind of step"
-    assert np.array_equal(form.BY_PARAMETER, (0, 5, 6, 7))
+    assert np.array_equal(form.BY_PARAMETER, (5, 0, 6, 7))

@@ -28,15 +28,17 @@ COLUMNS = (
 )
 (PARAMETERS_IN, GENERATORS, BATCH, SETTINGS, LOSS, GRADIENTS, STATE, PARAMETERS_OUT, BUFFERS) = range(9)
 #: The columns with a digest for each parameter, in the order of a detail entry; the buffers' digests follow them.
-BY_PARAMETER = (PARAMETERS_IN, GRADIENTS, STATE, PARAMETERS_OUT)
+BY_PARAMETER = (GRADIENTS, PARAMETERS_IN, STATE, PARAMETERS_OUT)
 
 #: step, optimizer, flags, detail (byte offset in the details plus 1, or 0), the columns, the chain's state.
 ROW = struct.Struct("<QIIQ9Q16s")
 
-#: The optimizer's state is read in one full frame of so many.
-STATE_EVERY = 16
+#: A full frame has the gradients; one of a step that this divides has all columns by tensor. What parameters, state and
+#: buffers bring about shows in the loss and the gradients of the next step.
+DEEP_EVERY = 16
 
-FULL = 1  # the columns by tensor were read
+FULL = 1  # the gradients were read
+DEEP = 64  # parameters, optimizer state and buffers were read as well
 BATCH_SEEN = 2
 LOSS_SEEN = 4
 SKIPPED = 8  # a step without any gradient
@@ -87,9 +89,16 @@ def is_full(step: int, every: int, schedule: TrailSchedule) -> bool:
     return step % every == 0
 
 
-def has_state(step: int, schedule: TrailSchedule) -> bool:
-    """Say if a full frame of ``step`` has the optimizer's state: what it changes shows in the parameters too."""
-    return step < schedule.first or step % STATE_EVERY == 0
+def is_deep(step: int, schedule: TrailSchedule) -> bool:
+    """Say if a full frame of ``step`` is deep: the first ones, then those of every sixteenth step."""
+    return step < schedule.first or step % DEEP_EVERY == 0
+
+
+def needs(column: str) -> int:
+    """Return the flags of the frames in which a column was read."""
+    if column in (COLUMNS[PARAMETERS_IN], COLUMNS[STATE], COLUMNS[PARAMETERS_OUT], COLUMNS[BUFFERS]):
+        return DEEP
+    return FULL if column == COLUMNS[GRADIENTS] else 0
 
 
 def first_unequal(a: Sequence[Frame], b: Sequence[Frame]) -> int | None:

@@ -162,9 +162,9 @@ def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDif
 
 def _since(frames: list[form.Frame], index: int, column: str) -> int | None:
     """Return the last step that is known to be equal in this column: further back where frames were not full."""
-    by_tensor = column in {form.COLUMNS[number] for number in (*form.BY_PARAMETER, form.BUFFERS)}
+    wanted = form.needs(column)
     for frame in reversed(frames[:index]):
-        if frame.optimizer == frames[index].optimizer and (frame.flags & form.FULL or not by_tensor):
+        if frame.optimizer == frames[index].optimizer and frame.flags & wanted == wanted:
             return frame.step
     return None
 

@@ -21,7 +21,7 @@ class ProcessTrail(NamedTuple):
 
     def tensors(self, frame: form.Frame, column: int) -> dict[str, int] | None:
         """Return the digest of each tensor of a column of a full frame, by name; None where there are none."""
-        if not frame.detail:
+        if not frame.detail or (column != form.GRADIENTS and not frame.flags & form.DEEP):
             return None
         with self.details.open("rb") as handle:
             handle.seek(frame.detail - 1)

@@ -40,7 +40,7 @@ class _Optimizer:
         self.number = number
         self.step = 0
         self.table = 0
-        self.pending: tuple[int, int, int, list[Any] | None, list[Any] | None] | None = None
+        self.pending: tuple[int, int, int, list[Any], list[Any]] | None = None
         self.groups = [group["params"] for group in optimizer.param_groups]
         self.parameters = [parameter for group in self.groups for parameter in group]
         self._settings: Any = None
@@ -49,7 +49,6 @@ class _Optimizer:
         found = names.of(self.groups, roots)
         self.values = bits.Bank(self.parameters, found.parameters)
         self.gradients = bits.Bank(self.parameters, found.parameters)
-        self.none = [0] * len(self.parameters)
         self._buffers = found.buffers
         self.kept = bits.Bank([tensor for tensor in self.buffers() if tensor is not None], found.buffer_names)
         size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
@@ -196,10 +195,11 @@ class Trail:
         if known is None or not known.is_still(optimizer):
             known = self._meet(optimizer, known)
         full = form.is_full(known.step, known.every, self._schedule)
+        deep = full and form.is_deep(known.step, self._schedule)
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
-        flags = (form.FULL if full else 0) | (form.CLOSURE if closure else 0)
-        before = known.values.digests(known.parameters) if full else None
-        gradients = _gradients(known) if full and not closure else None
+        flags = (form.FULL if full else 0) | (form.DEEP if deep else 0) | (form.CLOSURE if closure else 0)
+        before = known.values.digests(known.parameters) if deep else []
+        gradients = _gradients(known) if full and not closure else []
         known.pending = flags, self.generators.digest(), known.settings(optimizer), before, gradients
 
     def _look_after(
@@ -209,16 +209,15 @@ class Trail:
         flags: int,
         generators: int,
         settings: int,
-        before: list[Any] | None,
-        gradients: list[Any] | None,
+        before: list[Any],
+        gradients: list[Any],
     ) -> None:
         batches = self._batches
         entry = b""
-        if before is not None:
-            gradients = _gradients(known) if gradients is None else gradients
-            state = known.state(optimizer) if form.has_state(known.step, self._schedule) else known.none
-            after = known.values.digests(known.parameters)
-            entry = bits.pack([known.table, *before, *gradients, *state, *after, *known.kept.digests(known.buffers())])
+        if flags & form.FULL:
+            gradients = gradients or _gradients(known)
+            deep = _deep(known, optimizer) if flags & form.DEEP else []
+            entry = bits.pack([known.table, *gradients, *before, *deep])
             flags |= form.SKIPPED if all(parameter.grad is None for parameter in known.parameters) else 0
         flags |= (form.BATCH_SEEN if batches.batch else 0) | (form.LOSS_SEEN if batches.loss else 0)
         flags |= form.HIDDEN if batches.hidden or bits.unreadable != self._unreadable else 0
@@ -256,8 +255,8 @@ class Trail:
         self._files = [os.open(f"{stem}.{kind}", flags, 0o644) for kind in ("rows", "details", "tables")]
 
     def _write(self, known: _Optimizer, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
-        before, gradients, state, after, buffers = _columns(known, entry)
-        columns = (before, *seen, gradients, state, after, buffers)
+        gradients, before, *rest = _columns(len(known.parameters), entry)
+        columns = (before, *seen, gradients, *rest)
         self._chain = xxhash.xxh3_128_digest(form.ROW.pack(known.step, known.number, flags, 0, *columns, self._chain))
         detail = self._details + 1 if entry else 0
         if entry:
@@ -265,18 +264,19 @@ class Trail:
         os.write(self._files[0], form.ROW.pack(known.step, known.number, flags, detail, *columns, self._chain))
 
 
-def _columns(known: _Optimizer, entry: bytes) -> list[int]:
-    """Return the digests of the columns whose tensors are in a detail entry: the parts of it, digested; 0 for none."""
-    if not entry:
-        return [0] * 5
-    length = 8 * len(known.parameters)
+def _columns(count: int, entry: bytes) -> list[int]:
+    """Return the digests of the columns by tensor in the order of a detail entry: of its parts, 0 for an empty one."""
     view = memoryview(entry)
-    parts = [view[8 + k * length : 8 + (k + 1) * length] for k in range(4)]
-    found = [xxhash.xxh3_64_intdigest(part) for part in parts]
-    if not any(parts[2]):
-        found[2] = 0
-    rest = view[8 + 4 * length :]
-    return [*found, xxhash.xxh3_64_intdigest(rest) if rest else 0]
+    starts = [8 + 8 * count * part for part in range(len(form.BY_PARAMETER))]
+    parts = [view[start : start + 8 * count] for start in starts]
+    parts.append(view[8 + 8 * count * len(form.BY_PARAMETER) :])
+    return [xxhash.xxh3_64_intdigest(part) if part else 0 for part in parts]
+
+
+def _deep(known: _Optimizer, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Return the digests of the optimizer's state, the parameters and the buffers after a step."""
+    state, after = known.state(optimizer), known.values.digests(known.parameters)
+    return [*state, *after, *known.kept.digests(known.buffers())]
 
 
 def _gradients(known: _Optimizer) -> list[Any]:
