@@ -437,3 +437,48 @@ def test_a_program_that_is_no_python_is_recorded_too(project: Project) -> None:
     assert (done.json["state"], done.json["exit_code"]) == ("FAILED", 9)
     assert shutil.which("sh")
     assert json.loads(done.out)["trail_digest"] is None
+
+
+def test_a_module_of_the_users_own_may_be_called_repro(project: Project) -> None:
+    """A ``repro.py`` beside the script, or run as a module, is the one that is imported; ours where there is none."""
+    project.write("repro.py", "name = 'mine'\nif __name__ == '__main__':\n    print('main')\n")
+    project.write("a.py", "import repro\nprint(repro.name)\n")
+    assert project.repro("run", "--", "python", "a.py", check=0).out == "mine\n"
+    assert project.repro("run", "--", "python", "-m", "repro", check=0).out == "main\n"
+    project.write("lib/repro.py", "import os\nprint('theirs', os.environ.get('REPRO_JOB') is not None)\n")
+    project.write("b/b.py", "import repro\nprint(repro.__file__)\n")
+    done = project.repro("run", "--", "python", "b/b.py", check=0)
+    assert done.out.endswith("repro/__init__.py\n")
+
+
+def test_on_the_path_as_well(project: Project) -> None:
+    """A ``repro`` on PYTHONPATH hides ours: such a child starts after the seal and goes its way; the gap says so."""
+    project.write("lib/repro/__init__.py", SEAL)
+    project.write("a.py", "import repro\nprint(repro.__file__)\n")
+    project.write("run.sh", "PYTHONPATH=lib python a.py\n")
+    done = project.repro("run", "--", "bash", "run.sh", check=0)
+    assert done.out == f"SEALED 1 0\n{project.root}/lib/repro/__init__.py\n"
+    assert without_words_of_repro(done.err) == ""
+    gaps = project.repro("show", "last", "--json").json["outcome"]["gaps"]
+    assert any("no process of the run was reached" in gap["reason"] for gap in gaps)
+
+
+EARLY = """\
+import repro
+import numpy
+
+def train(run: repro.Run) -> None:
+    run.log(found=1.0)
+    print(numpy.__name__, __file__)
+"""
+
+
+def test_no_module_beside_an_experiment_is_imported_before_the_seal(project: Project) -> None:
+    """The worker imports torch while the parent captures: a ``numpy.py`` beside the experiment has no part in that."""
+    project.write("experiment.yaml", "name: early\nentry: train.py:train\n")
+    project.write("train.py", EARLY)
+    for name in ("numpy", "typing_extensions", "sympy", "xxhash"):
+        project.write(f"{name}.py", f"open({str(project.root / 'early.txt')!r}, 'w').write('x')\n")
+    done = project.run("experiment.yaml")
+    assert done["metrics"] == {"found": 1.0}
+    assert not (project.root / "early.txt").exists()

@@ -44,7 +44,12 @@ def own() -> Interpreter:
 
 
 def _is_hooked(path: Sequence[str]) -> bool:
-    return any(os.path.exists(os.path.join(entry, HOOK)) for entry in path)
+    """Say whether a Python that imports from ``path`` starts the hooks: no other `repro` may lie before ours there."""
+    if not any(os.path.exists(os.path.join(entry, HOOK)) for entry in path):
+        return False
+    found = (os.path.join(entry, "repro") for entry in path)
+    first = next((place for place in found if os.path.isdir(place) or os.path.isfile(f"{place}.py")), None)
+    return first is not None and os.path.isfile(os.path.join(first, "worker", "hook.py"))
 
 
 def is_python(program: str) -> bool:

@@ -20,6 +20,7 @@ def main() -> int:
 
     hook.wait_for_seal()
     job = hook.start(folder)
+    hook.step_aside()
     assert job.entry is not None  # noqa: S101  (the supervisor starts this module for nothing else)
     path, _, name = job.entry.rpartition(":")
     path = os.path.join(job.root, path)

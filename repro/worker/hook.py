@@ -69,6 +69,15 @@ def start(folder: str) -> Job:
     return _job
 
 
+def step_aside() -> None:
+    """Let the user's own module of the name `repro` be found first, as under plain python; ours is where there is none.
+
+    Called at the end of the line in ``repro_hook.pth``, once the import of this module is over.
+    """
+    if _job is not None:
+        sys.modules.pop("repro", None)
+
+
 def _process() -> dict[str, Any]:
     return {
         "pid": os.getpid(),
