@@ -40,18 +40,6 @@ class CaptureError(ReproError):
     exit_code = 4
 
 
-class EnvironmentMismatchError(ReproError):
-    """The environment that a run needs cannot be had here."""
-
-    exit_code = 4
-
-
-class VerificationError(ReproError):
-    """A sealed file is not what it was when it was sealed."""
-
-    exit_code = 3
-
-
 class StoreError(ReproError):
     """The store cannot be read or written: damaged, read-only, or the disk is full."""
 

@@ -20,7 +20,8 @@ import repro
 
 total = 0
 for place in os.environ["PLACES"].split(":"):
-    files = [place] if os.path.isfile(place) else sorted(glob.glob(place + "/**", recursive=True) + glob.glob(place, recursive=True))
+    deep = [name for pattern in (place, place + "/**") for name in glob.glob(pattern, recursive=True)]
+    files = [place] if os.path.isfile(place) else sorted(deep)
     for name in files:
         if os.path.isfile(name):
             total = total * 31 + sum(open(name, "rb").read())

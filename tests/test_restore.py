@@ -596,7 +596,7 @@ repro.current().log(x=1)
 
 def test_declared_folders_that_nest_leave_the_users_folders_alone(project: Project) -> None:
     """Data declared twice, a folder and an empty one in it, is linked without a folder of the user's being touched."""
-    project.write("experiment.yaml", "name: nested\nentry: train.py:train\ndata: {all: data, part: data/part}\n")
+    project.write("experiment.yaml", "name: nested\ncommand: python train.py\ndata: {all: data, part: data/part}\n")
     project.write(
         "train.py",
         'import os\ndef train(run):\n    run.log(x=len(os.listdir("data")), y=len(os.listdir("data/part")))\n',

@@ -76,7 +76,7 @@ def scan(path: Sequence[str], cache: Path) -> Environment:
                 found[item.name] = item
                 if item.digest == "none":
                     gaps.append(Gap(what=f"package {item.name}", reason=f"{place} has no list of files"))
-    if fresh.keys() != known.keys():
+    if not fresh.keys() <= known.keys():
         _save(cache, known | fresh)
     return Environment([found[name] for name in sorted(found)], gaps)
 
@@ -96,10 +96,8 @@ def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distributi
         key = f"{place}|{stat.st_mtime_ns}|{stat.st_size}|{stat.st_ino}"
     except OSError:
         key = place
-    if key not in known:
-        known[key] = list(_read(place, record))
-    fresh[key] = known[key]
-    return Distribution(*known[key])
+    fresh[key] = known[key] if key in known else list(_read(place, record))
+    return Distribution(*fresh[key])
 
 
 def _read(place: str, record: str) -> Distribution:

@@ -30,6 +30,7 @@ def command(a: str, b: str, patch: bool, as_json: bool) -> int:
     changes = store.code.changes(records[0].recipe.code, records[1].recipe.code)
     first = _first(store, ids)
     metrics = _metrics(store, ids)
+    lines = store.code.patch(records[0].recipe.code, records[1].recipe.code) if patch and changes else None
     if as_json:
         files = [{"status": change.status, "path": change.path} for change in changes]
         common.emit(
@@ -40,12 +41,13 @@ def command(a: str, b: str, patch: bool, as_json: bool) -> int:
                 "code": files,
                 "first_difference": first,
                 "metrics": metrics,
+                "patch": lines,
             }
         )
         return 0
     _print(found, changes, first, metrics)
-    if patch and changes:
-        click.echo(store.code.patch(records[0].recipe.code, records[1].recipe.code))
+    if lines is not None:
+        click.echo(lines)
     return 0
 
 

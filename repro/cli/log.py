@@ -8,6 +8,7 @@ import sys
 import click
 
 from repro.cli import common
+from repro.errors import UsageError
 from repro.run import metrics
 from repro.store import names
 
@@ -18,6 +19,8 @@ from repro.store import names
 @common.json_option
 def command(run: str, as_csv: bool, as_json: bool) -> int:
     """Show the metrics of RUN: a summary, or every point with --csv or --json."""
+    if as_csv and as_json:
+        raise UsageError("--csv and --json are two forms of one answer", hint="give one of them")
     store = common.open_store()
     common.needs_runs(store)
     folder = store.run_folder(names.resolve(store, run))

@@ -56,6 +56,7 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "metrics": {} if compared is None else compared.metrics,
         "not_compared": [] if compared is None else compared.not_compared,
         "files": [] if compared is None else compared.files,
+        "notes": found.notes,
         "gaps": found.gaps,
         "folder": found.folder,
     }
@@ -74,8 +75,8 @@ def _print(found: replay.Replayed) -> None:
         first = compared.first_difference
         if first is not None:
             click.echo(f"  first difference: {_place(first)}")
-    if found.reason:
-        click.echo(f"  {found.reason}")
+    for line in _reasons(found):
+        click.echo(f"  {line}")
     if found.hint:
         click.echo(f"  hint: {found.hint}")
     if compared is not None:
@@ -84,9 +85,17 @@ def _print(found: replay.Replayed) -> None:
     if compared is not None:
         _print_list("not compared (they measure time or memory)", compared.not_compared)
         _print_list("files that differ (they decide nothing)", [item["path"] for item in compared.files])
+    if found.verdict == "DIFFERENT":
+        _print_list("the run itself", found.notes)
     _print_list("gaps", found.gaps)
     if found.folder:
         click.echo(f"  kept: {found.folder}")
+
+
+def _reasons(found: replay.Replayed) -> list[str]:
+    """Return the reasons in words, less those that are printed in full below."""
+    shown = {f"metric {name} differs" for name in (found.comparison.metrics if found.comparison is not None else ())}
+    return [reason for reason in (found.reason or "").split("; ") if reason and reason not in shown]
 
 
 def _place(first: Any) -> str:

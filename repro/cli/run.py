@@ -73,7 +73,7 @@ def _request(
                 f"an experiment takes no further words: {' '.join(words[1:])}",
                 hint="--set NAME=VALUE changes a parameter",
             )
-        return request.of_experiment(Path(words[0]), changes, seed, profile, threads)
+        return request.of_experiment(Path(words[0]), changes, patterns, seed, profile, threads)
     if changes:
         raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
     if words[0].endswith(".py") and shutil.which(words[0]) is None:

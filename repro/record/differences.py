@@ -78,17 +78,22 @@ def compare_outcomes(a: Outcome, b: Outcome) -> list[Difference]:
 
 
 def compare_observed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Return how what the processes of two runs observed differs: numerics, software, data in memory."""
+    """Return how what the processes of two runs observed differs: numerics, software, data in memory.
+
+    Variables are left to the recipes, and the state at import to the one at the first step where both have that.
+    """
     found = [*_mapping("data", "data", a["data"], b["data"], "certain")]
-    for moment in ("import", "first step"):
-        before, after = a["numerics"].get(moment), b["numerics"].get(moment)
-        if before and after:
-            for item in _mapping("settings", f"numerics.{moment}", before, after, "certain"):
-                kind: Kind = "threads" if item.path.endswith("threads") else "settings"
-                found.append(msgspec.structs.replace(item, kind=kind))
-    if a["software"] and b["software"]:
-        found += _mapping("package", "software", a["software"], b["software"], "probable")
-    return found
+    moment = next(
+        (name for name in ("first step", "import") if a["numerics"].get(name) and b["numerics"].get(name)), ""
+    )
+    before, after = (
+        {name: value for name, value in side["numerics"].get(moment, {}).items() if name.islower()} for side in (a, b)
+    )
+    for item in _mapping("settings", f"numerics.{moment}", before, after, "certain"):
+        kind: Kind = "threads" if item.path.endswith("threads") else "settings"
+        found.append(msgspec.structs.replace(item, kind=kind))
+    old, new = ({name: value for name, value in side["software"].items() if name != "parallel"} for side in (a, b))
+    return [*found, *(_mapping("package", "software", old, new, "probable") if old and new else ())]
 
 
 def ordered(found: list[Difference]) -> list[Difference]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from repro.base import clock, files
+from repro.base import clock
 from repro.record import differences
 from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, Verdict
@@ -31,6 +31,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     hint: str | None
     comparison: compare.Comparison | None
     differences: list[Difference]
+    notes: list[str]
     gaps: list[str]
     folder: str | None
 
@@ -55,10 +56,10 @@ def replay(
     obstacle = _obstacle(store, record, outcome)
     if obstacle is not None:
         return _not_replayable(record, *obstacle)
-    folder = store.work / clock.new_run_id()
-    with files.disk_errors("make", folder):
-        folder.mkdir(parents=True)
+    folder, lock = store.new_work()
     try:
+        if keep:
+            (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder)
         result = _run(store, record, restored, to_stderr=to_stderr, allow_outside=allow_outside, say=say)
         return _judge(store, record, outcome, restored, result, str(restored.place) if keep else None)
@@ -67,6 +68,7 @@ def replay(
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _obstacle(store: Store, record: Record, outcome: Outcome | None) -> tuple[str, str | None] | None:
@@ -91,6 +93,7 @@ def _not_replayable(record: Record, reason: str, hint: str | None) -> Replayed:
         hint=hint,
         comparison=None,
         differences=[],
+        notes=[],
         gaps=_gaps(record, None),
         folder=None,
     )
@@ -193,6 +196,7 @@ def _judge(
         hint=_hint(found),
         comparison=found,
         differences=_differences(record, original, before, restored, result),
+        notes=result.outcome.notes,
         gaps=_gaps(record, outcome),
         folder=folder,
     )

@@ -111,7 +111,7 @@ def _gaps(
         gaps.append(
             Gap(
                 what="trail",
-                reason="no process of the run was reached by the hooks: is repro installed for its Python?",
+                reason="the hooks reached no Python of the run (if one ran, repro is not installed for it)",
             )
         )
     if files is not None:

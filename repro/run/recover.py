@@ -26,6 +26,8 @@ def recover(store: Store) -> None:
     for marker in sorted(store.open.iterdir()):
         with contextlib.suppress(StoreError, OSError):
             _recover(store, marker.name)
+    with contextlib.suppress(OSError):
+        store.sweep()
 
 
 def _recover(store: Store, run_id: str) -> None:

@@ -60,7 +60,12 @@ class Request:
 
 
 def of_experiment(
-    path: Path, changes: Sequence[str], seed: int | None, profile: Profile | None, threads: int | None
+    path: Path,
+    changes: Sequence[str],
+    patterns: Sequence[str],
+    seed: int | None,
+    profile: Profile | None,
+    threads: int | None,
 ) -> Request:
     """Return the request that an experiment file makes. Raises ConfigError, ProjectRootError."""
     found = config.load(path, changes)
@@ -78,6 +83,7 @@ def of_experiment(
         entry=None if file.entry is None else os.path.normpath(f"{cwd}/{file.entry}"),
         params=found.params,
         metrics=file.metrics,
+        patterns=dict(_pattern(text) for text in patterns),
         data=file.data,
         seed=master,
         seed_given=seed is not None or file.seed is not None,
@@ -100,7 +106,7 @@ def of_command(
     project = root.find(here, here / script if known and script is not None else None)
     inside = here.is_relative_to(project)
     master = 0 if seed is None else seed
-    words = [word.replace("{seed}", str(integer_seed(master))) for word in command]
+    words = [_seeded(word, master) for word in command]
     return Request(
         root=project,
         place=project,
@@ -115,6 +121,12 @@ def of_command(
         profile=profile or "warn",
         threads=threads,
     )
+
+
+def _seeded(word: str, master: int) -> str:
+    """Return a word with ``{seed}`` replaced where that is all of it or all of an option's value: never inside code."""
+    before, mark, after = word.rpartition("{seed}")
+    return before + str(integer_seed(master)) if mark and not after and before[-1:] in ("", "=") else word
 
 
 def integer_seed(master: int) -> int:

@@ -38,7 +38,9 @@ def _back(runs: list[dict[str, Any]], count: int, name: str) -> str:
 
 
 def _best(runs: list[dict[str, Any]], metric: str) -> str:
-    found = [run for run in runs if metric in run["metrics"] and run["state"] == "COMPLETED"]
+    """Return the completed run with the best last value of a metric; replays do not count."""
+    own = (run for run in runs if run["replay_of"] is None and run["state"] == "COMPLETED")
+    found = [run for run in own if metric in run["metrics"]]
     found = [run for run in found if run["metrics"][metric] == run["metrics"][metric]]
     if not found:
         known = sorted({name for run in runs for name in run["metrics"]})

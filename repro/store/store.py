@@ -143,6 +143,26 @@ class Store:
                 shutil.rmtree(self._beginning(run_id), ignore_errors=True)
                 (self.open / run_id).unlink(missing_ok=True)
 
+    def new_work(self) -> tuple[Path, int]:
+        """Make a folder for one replay, locked while its supervisor lives; return it and the lock's descriptor."""
+        name = clock.new_run_id()
+        folder, beginning = self.work / name, self.work / f".{name}"
+        with files.disk_errors("make", folder):
+            beginning.mkdir(parents=True)
+            lock = locks.acquire(beginning / "lock", b"")
+            beginning.rename(folder)
+        return folder, lock
+
+    def sweep(self) -> None:
+        """Remove the folders of replays whose supervisor was killed; one that was to be kept has the file ``kept``."""
+        for folder in self.work.iterdir():
+            if (
+                not folder.name.startswith(".")
+                and not (folder / "kept").exists()
+                and not locks.is_held(folder / "lock")
+            ):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def seal_record(self, record: Record) -> str:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""
         return self._seal(self.run_folder(record.run_id) / "record.json", "record", record.run_id, seal(record))

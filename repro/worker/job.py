@@ -29,7 +29,6 @@ class Job:
     live: list[list[str]] = field(default_factory=list)
     protect: bool = False
     keep: list[str] = field(default_factory=list)
-    secrets: list[str] = field(default_factory=list)
     budget: dict[str, int] = field(default_factory=dict)
     horizon: dict[str, int] = field(default_factory=dict)
 
