@@ -9,7 +9,9 @@ import trees
 from conftest import Project
 
 from repro.base import digest
+from repro.capture import code
 from repro.run import yaml12
+from repro.store.code import CodeRepository
 
 Make = Callable[[str], Project]
 
@@ -46,13 +48,11 @@ def many(folder: Path, count: int) -> None:
         (folder / f"{number:05}.png").write_text(str(number))
 
 
-@pytest.mark.parametrize("repository", [True, False])
-def test_a_folder_of_very_many_untracked_files(project: Project, repository: bool, tmp_path: Path) -> None:
+def test_a_folder_of_very_many_untracked_files(project: Project, tmp_path: Path) -> None:
     """More than 5,000 untracked files in a folder are data: left out, named with the remedy, digested, linked."""
     project.write("train.py", READS_SOME.replace("FOLDER", '"sub/images"'))
     project.write("sub/code.py", "x = 1\n")
-    if repository:
-        project.commit()
+    project.commit()
     many(project.root / "sub" / "images" / "deep", 10)
     many(project.root / "sub" / "images", 5001)
     done = project.run("--", "python", "train.py")
@@ -70,12 +70,70 @@ def test_a_folder_of_very_many_untracked_files(project: Project, repository: boo
     assert [(item["kind"], item["path"]) for item in found["differences"]] == [("data", "inputs.sub/images/01000.png")]
 
 
-def test_as_many_files_as_are_allowed(project: Project) -> None:
-    """Exactly 5,000 untracked files in a folder are captured."""
-    project.write("train.py", READS_SOME.replace("FOLDER", '"images"'))
-    many(project.root / "images", 5000)
-    assert project.run("--", "python", "train.py")["gaps"] == []
-    assert len(names(project)) == 5001
+@pytest.fixture
+def captured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[set[str], list[str]]]:
+    """A capture of the project with a limit of 20 files: its names without the images, and what the gaps name."""
+    monkeypatch.setattr(code, "MOST_FILES", 20)
+    repository = CodeRepository(project.root.parent / "code.git")
+
+    def capture() -> tuple[set[str], list[str]]:
+        found = code.capture(project.root, project.root.parent / "store", repository, outputs={})
+        listed = Project(repository.folder).git("ls-tree", "-r", "-z", "--name-only", found.tree.removeprefix("git:"))
+        return set(listed.split("\0")[:-1]), [gap.what for gap in found.gaps]
+
+    return capture
+
+
+Captured = Callable[[], tuple[set[str], list[str]]]
+
+
+@pytest.mark.parametrize("repository", [True, False])
+def test_the_limit_itself(project: Project, captured: Captured, repository: bool) -> None:
+    """As many files as the limit are captured; with one more the folder is left out, and nothing else."""
+    if repository:
+        project.git("init", "-q", ".")
+    many(project.root / "images", 19)
+    project.write("train.py", "")
+    assert (len(captured()[0]), captured()[1]) == (20, [])
+    many(project.root / "images", 21)
+    assert captured() == ({"train.py"}, ["images/"])
+
+
+def test_the_topmost_folder_without_code_is_named(project: Project, captured: Captured) -> None:
+    """Many small folders are named by the one that holds them all; a folder with code in it is never left out."""
+    for number in range(10):
+        many(project.root / "data" / f"class {number}", 5)
+    many(project.root / "src" / "assets", 30)
+    project.write("src/model.py", "")
+    project.write("src/lib/util.py", "")
+    assert captured() == ({"src/model.py", "src/lib/util.py"}, ["data/", "src/assets/"])
+
+
+def test_many_loose_files_beside_code_are_named_by_kind(project: Project, captured: Captured) -> None:
+    """In a folder with code, the files of the kind that there is most of are left out; the others are captured."""
+    many(project.root / "src", 30)
+    for name in ("src/a.py", "src/b.py", "src/notes.txt", "src/README"):
+        project.write(name, "")
+    assert captured() == ({"src/a.py", "src/b.py", "src/notes.txt", "src/README"}, ["src/*.png"])
+
+
+def test_a_tracked_folder_may_be_as_large_as_it_is(project: Project, captured: Captured) -> None:
+    """The limits are for untracked files: what the user's git tracks is captured, however much it is."""
+    many(project.root / "images", 30)
+    project.commit()
+    assert (len(captured()[0]), captured()[1]) == (30, [])
+
+
+def test_a_cloned_repository_that_is_no_submodule_is_measured_like_any_folder(
+    project: Project, captured: Captured
+) -> None:
+    """A data set that comes as a repository of its own does not fill the store, though it tracks its files."""
+    project.write("train.py", "")
+    project.commit()
+    clone = Project(project.root / "clone")
+    many(clone.root, 30)
+    clone.commit()
+    assert captured() == ({"train.py"}, ["clone/"])
 
 
 @pytest.mark.parametrize("repository", [True, False])
@@ -93,15 +151,6 @@ def test_ten_thousand_loose_images_beside_the_script(project: Project, repositor
     assert names(project) == {"train.py", "notes.md"}
     assert len(trees.outcome(project)["inputs"]) == 10
     assert trees.identical(project)["differences"] == []
-
-
-def test_a_tracked_folder_may_be_as_large_as_it_is(project: Project) -> None:
-    """The limits are for untracked files: what the user's git tracks is captured, however much it is."""
-    many(project.root / "images", 5001)
-    project.write("train.py", READS_SOME.replace("FOLDER", '"images"'))
-    project.commit()
-    assert project.run("--", "python", "train.py")["gaps"] == []
-    assert len(names(project)) == 5002
 
 
 def sparse(path: Path, size: int, text: bytes = b"") -> None:
@@ -142,19 +191,6 @@ def test_a_large_tracked_file_is_code(project: Project) -> None:
     project.commit()
     assert project.run("--", "python", "train.py")["gaps"] == []
     assert names(project) == {"train.py", "large.bin"}
-
-
-def test_a_cloned_repository_that_is_no_submodule_is_measured_like_any_folder(project: Project) -> None:
-    """A data set that comes as a repository of its own does not fill the store, though it tracks its files."""
-    project.write("train.py", "import repro\nrepro.current().log(x=1)\n")
-    project.commit()
-    clone = Project(project.root / "clone")
-    many(clone.root, 5001)
-    clone.write(".env", "tracked there")
-    clone.commit()
-    (gap,) = project.run("--", "python", "train.py")["gaps"]
-    assert gap["what"] == "clone/"
-    assert names(project) == {"train.py"}
 
 
 NEVER = {
@@ -206,15 +242,13 @@ def test_what_the_user_ignores_is_not_spoken_of(project: Project) -> None:
     assert [gap["what"] for gap in project.run("--", "python", "train.py")["gaps"]] == [".git-credentials"]
 
 
-def test_very_many_folders(project: Project) -> None:
+def test_very_many_folders(project: Project, captured: Captured) -> None:
     """A project with very many folders is captured; an environment in it is found wherever it lies."""
-    project.write("train.py", "import repro\nrepro.current().log(x=1)\n")
-    for number in range(5200):
+    project.write("train.py", "")
+    for number in range(50):
         os.makedirs(project.root / "a" / f"{number:04}")
     project.write("z/deep/.venv/pyvenv.cfg", "")
-    done = project.run("--", "python", "train.py")
-    assert [gap["what"] for gap in done["gaps"]] == ["z/deep/.venv/"]
-    trees.identical(project)
+    assert captured() == ({"train.py"}, ["z/deep/.venv/"])
 
 
 def test_the_store_is_never_captured(project: Project, tmp_path: Path) -> None:

@@ -599,7 +599,7 @@ def test_declared_folders_that_nest_leave_the_users_folders_alone(project: Proje
     project.write("experiment.yaml", "name: nested\ncommand: python train.py\ndata: {all: data, part: data/part}\n")
     project.write(
         "train.py",
-        'import os\ndef train(run):\n    run.log(x=len(os.listdir("data")), y=len(os.listdir("data/part")))\n',
+        'import os, repro\nrepro.current().log(x=len(os.listdir("data")), y=len(os.listdir("data/part")))\n',
     )
     project.write(".gitignore", "data/\n")
     project.write("data/x.txt", "x")
