@@ -491,7 +491,7 @@ def test_a_fault_shows_at_its_step_in_its_column_by_its_tensor(ran: tuple[Ran, R
 def test_each_step_is_marked_for_what_it_is(ran: tuple[Ran, Ran, Ran]) -> None:
     """Frames say: full or not, batch and loss seen, a closure, no gradient, calls that could not be read."""
     one = ran[0]
-    usual = form.FULL | form.BATCH_SEEN | form.LOSS_SEEN
+    usual = form.FULL | form.DEEP | form.BATCH_SEEN | form.LOSS_SEEN
     for section in ("nothing", "keywords", "accumulation", "several_networks", "sparse", "eval_mode", "channels_last"):
         assert [frame.flags for frame in one.frames(section)] == [usual] * 4, section
         assert [frame.step for frame in one.frames(section)] == [0, 1, 2, 3]

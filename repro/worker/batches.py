@@ -52,11 +52,18 @@ class Batches:
         threads than the main one (torch.nn.DataParallel) come in any order, and are not looked at.
         """
         original = torch.nn.Module.__call__
-        main = threading.get_ident()
+        is_torchs = original is getattr(torch.nn.Module, "_wrapped_call_impl", None)
+        get_ident = threading.get_ident
+        main = get_ident()
 
         @functools.wraps(original)
         def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if self._inside or torch.compiler.is_compiling() or threading.get_ident() != main:
+            if self._inside or get_ident() != main:
+                if is_torchs and module._compiled_call_impl is None:
+                    # What `original` does itself: one frame of Python less for each layer.
+                    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+                return original(module, *args, **kwargs)
+            if _is_compiling():
                 return original(module, *args, **kwargs)
             self._inside = True
             try:
@@ -82,7 +89,8 @@ class Batches:
         if known is None or known() is not module:
             self._roots.pop(id(module), None)
             self._roots[id(module)] = weakref.ref(module, functools.partial(_forget, self._roots, id(module)))
-        for leaf in _leaves((args, kwargs), _DEPTH):
+        simple = not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor)
+        for leaf in args if simple else _leaves((args, kwargs), _DEPTH):
             if not isinstance(leaf, torch.Tensor):
                 self.batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:

@@ -26,15 +26,15 @@ class Generators:
     def __init__(self) -> None:
         self._python = _python_reader()
         self._numpy = _numpy_reader()
-        self.extra: list[Callable[[], tuple[Any, ...]]] = []
+        self.extra: list[Callable[[bool], tuple[Any, ...]]] = []
 
-    def digest(self) -> int:
-        """Return the digest of all states now."""
+    def digest(self, *, deep: bool) -> int:
+        """Return the digest of the states now; of the named streams all only if ``deep``."""
         state = xxhash.xxh3_64(self._python())
         state.update(self._numpy())
         state.update(torch.default_generator.get_state().numpy())  # type: ignore[arg-type]
         for read in self.extra:
-            for part in read():
+            for part in read(deep):
                 state.update(part)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             for generator in torch.cuda.default_generators:

@@ -21,7 +21,7 @@ NOT_SEALED = 125
 _job: Job | None = None
 _observed: Lines | None = None
 _trail: Any = None
-_followers: list[Callable[[], tuple[Any, ...]]] = []
+_followers: list[Callable[[bool], tuple[Any, ...]]] = []
 
 
 def here() -> tuple[Job | None, Lines | None]:
@@ -29,7 +29,7 @@ def here() -> tuple[Job | None, Lines | None]:
     return _job, _observed
 
 
-def follow(read: Callable[[], tuple[Any, ...]]) -> None:
+def follow(read: Callable[[bool], tuple[Any, ...]]) -> None:
     """Let the trail's generators column take in one more state."""
     _followers.append(read)
     if _trail is not None:

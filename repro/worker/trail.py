@@ -200,7 +200,7 @@ class Trail:
         flags = (form.FULL if full else 0) | (form.DEEP if deep else 0) | (form.CLOSURE if closure else 0)
         before = known.values.digests(known.parameters) if deep else []
         gradients = _gradients(known) if full and not closure else []
-        known.pending = flags, self.generators.digest(), known.settings(optimizer), before, gradients
+        known.pending = flags, self.generators.digest(deep=deep), known.settings(optimizer), before, gradients
 
     def _look_after(
         self,
