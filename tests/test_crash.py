@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPRO, Done, Project, clean_environment
+from conftest import REPRO, Project, clean_environment
 
 from repro.base import digest, journal
 from repro.cli import main
 
-#: Runs ``repro`` (or, without words, attaches a note to a run) and kills it at its n-th step: before each call that
-#: changes a file, takes a lock or starts a program, before each write and in the middle of it. With n = 0 it goes to
-#: the end; then it leaves a list of the steps.
+#: For each job that it reads: forks, runs ``repro`` (or, without words, attaches a note to a run) there, and kills that
+#: process at its n-th step: before each call that changes a file, takes a lock or starts a program, before each write
+#: and in the middle of it. With n = 0 it goes to the end and leaves a list of its steps. Answers with the exit code.
 DRIVER = """\
-import os, signal, sys, threading
+import json, os, signal, sys, threading
+from pathlib import Path
+from repro.cli import common, run, ls, show, verify
+from repro.cli.main import main
+from repro.record.values import Attachment
+from repro.store.store import Store
 
-limit, report = int(sys.argv[1]), sys.argv[2]
-steps, lock = [], threading.Lock()
 EVENTS = ("mkdir", "rename", "link", "remove", "rmdir", "chmod", "truncate")
 EVENTS = {"subprocess.Popen", "fcntl.flock", *("os." + name for name in EVENTS)}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+steps, lock, limit = [], threading.Lock(), 0
 
 def step(name, before=lambda: None):
     with lock:
@@ -57,24 +61,39 @@ def wrap(name):
         return plain(fd, *args)
     setattr(os, name, wrapped)
 
-for name in ("write", "pwrite", "fsync"):
-    wrap(name)
-from pathlib import Path
-from repro.cli.main import main
-from repro.record.values import Attachment
-from repro.store.store import Store
-
 def attach():
     store = Store(Path(".repro"))
     run_id = next(store.run_ids())
     store.attach(Attachment(kind="note", about="sha256:0", run_id=run_id, created="now", body={}))
 
-sys.addaudithook(audit)
-try:
-    main(sys.argv[3:]) if sys.argv[3:] else attach()
-finally:
-    with open(report, "w") as handle:
-        handle.write("\\n".join(steps))
+def redirect(path):
+    for number, name in enumerate((os.devnull, path + ".out", path + ".err")):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+
+def one(job):
+    global limit
+    redirect(job["report"])
+    os.chdir(job["folder"])
+    limit = job["limit"]
+    for name in ("write", "pwrite", "fsync"):
+        wrap(name)
+    sys.addaudithook(audit)
+    code = 0
+    try:
+        main(job["words"]) if job["words"] else attach()
+    except SystemExit as error:
+        code = error.code
+    finally:
+        limit = 0
+        Path(job["report"]).write_text("\\n".join(steps))
+        sys.stdout.flush()
+        os._exit(code or 0)
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        one(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 #: Tells that it ran, logs metrics, and leaves a result.
@@ -90,6 +109,36 @@ run.artifact("result.txt")
 """
 
 
+class Driver:
+    """A process that runs ``repro`` in forks of itself."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER], env=clean_environment(), stdin=-1, stdout=-1, text=True
+        )
+
+    def __call__(self, project: "Crashed", limit: int, *words: str) -> int:
+        """Run ``repro`` with ``words`` in a project until its step ``limit`` (0: to the end); its exit code."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {"folder": str(project.root), "report": str(project.report), "limit": limit, "words": words}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def drive() -> Iterator[Driver]:
+    """The driver."""
+    driver = Driver()
+    yield driver
+    driver.close()
+
+
 class Crashed(Project):
     """A project whose script tells by a file outside that it ran."""
 
@@ -99,14 +148,6 @@ class Crashed(Project):
         self.witness = root.parent / f"{root.name}-witness"
         self.report = root.parent / f"{root.name}-steps"
         self.write("train.py", SCRIPT.format(witness=str(self.witness)))
-
-    def drive(self, limit: int, *words: str) -> Done:
-        """Run the driver with ``words`` until its step ``limit``, and kill it there."""
-        command = [sys.executable, "-c", DRIVER, str(limit), str(self.report), *words]
-        done = subprocess.run(
-            command, cwd=self.root, env=clean_environment(), capture_output=True, text=True, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
 
     def steps(self) -> list[str]:
         """The steps of the run that went to its end."""
@@ -157,11 +198,13 @@ def assert_sealed(project: Project, run_id: str) -> None:
     assert journaled(project)[f"runs/{run_id}/record.json"] == digest.of_file(path)
 
 
-def assert_settled(project: Project, command: Callable[..., Any]) -> list[dict[str, Any]]:
+def assert_settled(project: Crashed, command: Callable[..., Any], drive: Driver) -> list[dict[str, Any]]:
     """Assert that after a further run every run has its outcome and the crash left nothing; return the runs."""
-    last = project.run("--", "true")
+    before = {run["run_id"] for run in command(project, "ls")}
+    code = drive(project, 0, "run", "--", "true")
+    assert code == 0, Path(f"{project.report}.err").read_text()
     runs = assert_opens(project, command)
-    assert (last["run_id"], "COMPLETED") in [(run["run_id"], run["state"]) for run in runs]
+    assert "COMPLETED" in [run["state"] for run in runs if run["run_id"] not in before]
     known = journaled(project)
     for run in runs:
         path = f"runs/{run['run_id']}/outcome.json"
@@ -174,14 +217,14 @@ def assert_settled(project: Project, command: Callable[..., Any]) -> list[dict[s
     return runs
 
 
-def walk(make: Callable[[int], Crashed], first: int, *words: str) -> Iterator[tuple[int, Crashed]]:
+def walk(drive: Driver, make: Callable[[int], Crashed], first: int, *words: str) -> Iterator[Crashed]:
     """Yield a project for each step at which its supervisor was killed, until one run comes to its end."""
     for limit in range(first, first + 1000):
         project = make(limit)
-        if project.drive(limit, *words).code != -signal.SIGKILL:
+        if drive(project, limit, *words) != -signal.SIGKILL:
             assert limit - first > 5, "the driver does not see the steps"
             return
-        yield limit, project
+        yield project
 
 
 def copies(original: Crashed) -> Callable[[int], Crashed]:
@@ -195,21 +238,21 @@ def copies(original: Crashed) -> Callable[[int], Crashed]:
     return make
 
 
-def test_the_supervisor_is_killed_at_each_step(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_supervisor_is_killed_at_each_step(tmp_path: Path, command: Callable[..., Any], drive: Driver) -> None:
     """From an empty folder on: at no step is a run half there, and user code never ran without a sealed record."""
     seen = set()
 
     def make(number: int) -> Crashed:
         return Crashed(tmp_path / f"p{number}")
 
-    for _, project in walk(make, 1, "run", "--", "python", "train.py"):
+    for project in walk(drive, make, 1, "run", "--", "python", "train.py"):
         runs = assert_opens(project, command)
         ran = project.witness.exists()
         assert len(runs) <= 1
         if ran:
             assert_sealed(project, runs[0]["run_id"])
         seen.add((len(runs), ran, runs[0]["state"] if runs else ""))
-        after = assert_settled(project, command)
+        after = assert_settled(project, command, drive)
         assert {run["run_id"] for run in runs} <= {run["run_id"] for run in after}
     assert seen >= {(0, False, ""), (1, False, "LOST"), (1, True, "LOST"), (1, True, "COMPLETED")}
 
@@ -224,30 +267,32 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> Crashed:
+def lost(tmp_path: Path, drive: Driver) -> Crashed:
     """A project with one run that lost its supervisor after five points of a metric and one result."""
     project = Crashed(tmp_path / "lost")
     project.write("lost.py", LOST)
-    assert project.drive(0, "run", "--", "python", "lost.py").code == -signal.SIGKILL
+    assert drive(project, 0, "run", "--", "python", "lost.py") == -signal.SIGKILL
     assert project.witness.exists()
     return project
 
 
-def test_the_one_that_concludes_a_lost_run_is_killed_at_each_step(lost: Crashed, command: Callable[..., Any]) -> None:
+def test_the_one_that_concludes_a_lost_run_is_killed_at_each_step(
+    lost: Crashed, command: Callable[..., Any], drive: Driver
+) -> None:
     """A crash while another crash is cleaned up loses nothing: metrics and results of the first are all there."""
     make = copies(lost)
     whole = make(0)
-    assert whole.drive(0, "run", "--", "true").code == 0
+    assert drive(whole, 0, "run", "--", "true") == 0
     first = 1 + max(place for place, step in enumerate(whole.steps(), 1) if step.startswith("subprocess.Popen"))
     run_id = command(lost, "ls")[0]["run_id"]
     concluded = set()
-    for _, project in walk(make, first, "run", "--", "true"):
+    for project in walk(drive, make, first, "run", "--", "true"):
         runs = assert_opens(project, command)
         assert runs[0]["run_id"] == run_id
         assert len(command(project, "log", run_id)["metrics"]["loss"]) == 5
         over = not (project.store / "open" / run_id).exists()
         concluded.add((project.store / "runs" / run_id / "outcome.json").exists())
-        assert len(assert_settled(project, command)) == 3
+        assert len(assert_settled(project, command, drive)) == 3
         outcome = command(project, "show", run_id)["outcome"]
         assert (outcome["state"], outcome["metrics"]) == ("LOST", {"loss": 0.2})
         assert [item["path"] for item in outcome["artifacts"]] == ["result.txt"]
@@ -256,14 +301,16 @@ def test_the_one_that_concludes_a_lost_run_is_killed_at_each_step(lost: Crashed,
     assert concluded == {True, False}
 
 
-def test_the_one_that_attaches_is_killed_at_each_step(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_one_that_attaches_is_killed_at_each_step(
+    tmp_path: Path, command: Callable[..., Any], drive: Driver
+) -> None:
     """An attachment (a replay's verdict) is there or not: after the next run `verify` knows every one that is."""
     original = Crashed(tmp_path / "original")
     run_id = original.run("--", "python", "train.py")["run_id"]
     seen = set()
-    for _, project in walk(copies(original), 1):
+    for project in walk(drive, copies(original), 1):
         assert [run["state"] for run in assert_opens(project, command)] == ["COMPLETED"]
-        assert_settled(project, command)
+        assert_settled(project, command, drive)
         seen.add(len(command(project, "show", run_id)["attachments"]))
     assert seen == {0, 1}
 
