@@ -184,7 +184,7 @@ def test_the_users_seeding_is_left_alone_and_noted_with_its_line(project: Projec
         "torch/numpy/train.py", SEEDS.replace("import helper", "import sys; sys.path[0] = '.'; import helper")
     )
     project.write("helper.py", "import torch\ndef set_all(seed):\n    torch.manual_seed(seed)\n")
-    project.write("run.py", "import runpy\nrunpy.run_path('torch/numpy/train.py')\n")
+    project.write("run.py", "import os, runpy\nrunpy.run_path(os.path.abspath('torch/numpy/train.py'))\n")
     project.run("--", "python", "run.py")
     notes = project.repro("show", "last", "--json").json["outcome"]["notes"]
     script = "torch/numpy/train.py"

@@ -119,7 +119,7 @@ def test_nothing_that_the_script_left_behind_goes_on(project: Project) -> None:
         "plain = subprocess.Popen([sys.executable, '-c', sleep])\n"
         "daemon = subprocess.Popen([sys.executable, '-c', deaf + sleep], start_new_session=True,"
         " stdout=subprocess.PIPE)\n"
-        "daemon.stdout.read(1)\n"
+        "daemon.stdout.readline()\n"
         "print(plain.pid, daemon.pid)\n",
     )
     began = time.monotonic()

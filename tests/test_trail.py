@@ -164,6 +164,19 @@ def added_later():
             optimizer.state[late.bias]["momentum_buffer"].add_(1)
         optimizer.step()
 
+def exchanged():
+    model, other = small(), nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    optimizer = sgd(model)
+    for step in range(STEPS):
+        if step == 2:
+            optimizer.param_groups[0]["params"] = list(other.parameters())
+        optimizer.zero_grad()
+        x = torch.randn(5, 3)
+        (other(x) + model(x)).sum().backward()
+        if FAULT and step == 2:
+            ulp(other[2].weight.grad)
+        optimizer.step()
+
 def no_gradient():
     model = small()
     optimizer = sgd(model)
@@ -360,7 +373,7 @@ def draw(extra):
     return section
 
 sections = [nothing, keywords, accumulation, adversaries, several_networks, lbfgs, state_in_lists, sparse,
-            kinds_of_numbers, added_later, no_gradient, tied, batch_norm, buffer_made_anew, channels_last,
+            kinds_of_numbers, added_later, exchanged, no_gradient, tied, batch_norm, buffer_made_anew, channels_last,
             parameter_changed_by_hand, error_in_forward, wrapped_optimizer, averaged, rate_in_a_tensor,
             setting_in_a_list, eval_mode, objects_as_batch, array_as_batch, scaled, half_of_it, hostile, freed]
 draws = {
@@ -400,6 +413,7 @@ EXPECTED: dict[str, list[tuple[int, str, str | None] | None]] = {
     "sparse": [(2, "gradients", "weight")],
     "kinds_of_numbers": [(2, "gradients", "group0.3")],
     "added_later": [(2, "optimizer state", "bias")],
+    "exchanged": [(2, "gradients", "2.weight")],
     "no_gradient": [None],
     "tied": [(2, "gradients", "0.weight")],
     "batch_norm": [(2, "buffers", "1.running_mean")],

@@ -136,6 +136,10 @@ def test_a_bank_follows_its_tensors_wherever_they_go() -> None:
     check(whole[:6].view(torch.int32), other)
     check(tensor.clone(), other.to_sparse())
     check(tensor, other)
+    seen = []
+    torch.func.vmap(lambda row: (seen.append(bank.digests([row, None])), row)[1])(torch.ones(2, 6))
+    assert seen == [[bits.UNREADABLE, 0]]
+    check(tensor, other)
 
 
 SCHEDULE = TrailSchedule()

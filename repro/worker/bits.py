@@ -58,10 +58,13 @@ class Bank:
 
 def _look(tensor: torch.Tensor, seed: int, size: int, known: dict[int, Any]) -> Any:
     """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
-    if is_plain(tensor) and tensor.nbytes == size and tensor.data_ptr():
-        if len(known) >= _MOST_PLACES:
-            known.clear()
-        known[tensor.data_ptr()] = _raw(tensor)
+    try:
+        if is_plain(tensor) and tensor.nbytes == size and tensor.data_ptr():
+            if len(known) >= _MOST_PLACES:
+                known.clear()
+            known[tensor.data_ptr()] = _raw(tensor)
+    except (RuntimeError, NotImplementedError):
+        known.clear()
     return digest(tensor, seed)
 
 
