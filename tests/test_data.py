@@ -134,19 +134,53 @@ def test_a_declared_folder_of_which_a_part_is_tracked(declares: Project) -> None
     assert trees.identical(declares, **env)["differences"] == []
 
 
+UNREAD = """\
+import os
+import repro
+repro.current().log(x=len(os.listdir("../../beside")), y=len(os.listdir("data")), z=os.path.exists("single.npz"))
+"""
+
+
+def test_declared_data_that_is_only_listed(declares: Project) -> None:
+    """Data that no watched reader opened is there all the same; changed it is named, gone it is NOT_REPLAYABLE."""
+    declares.write("exp/train.py", UNREAD)
+    env = declare(declares, one="../../beside", two="data", three="single.npz")
+    declares.commit()
+    declares.run("exp/experiment.yaml", **env)
+    assert trees.outcome(declares)["inputs"] == []
+    assert trees.identical(declares, **env)["differences"] == []
+    declares.write("exp/single.npz", "changed\n")
+    (declares.root.parent / "beside" / "b.txt").write_text("changed\n")
+    found = declares.replay(**env)
+    assert (found["verdict"], [item["path"] for item in found["differences"]]) == (
+        "IDENTICAL",
+        ["data.one", "data.three"],
+    )
+    (declares.root / "exp" / "single.npz").unlink()
+    found = declares.replay(check=4, **env)
+    assert found["reason"].startswith("data.three: nothing is at single.npz")
+
+
+CACHES = """\
+import os
+import repro
+repro.current().log(cached=os.path.exists("data/cache.bin"), size=len(open("data/top.txt", "rb").read()))
+open("data/cache.bin", "wb").write(b"x")
+os.makedirs("data/new/deep")
+open("data/new/deep/file", "wb").write(b"x")
+open("data/top.txt", "ab").write(b"y")
+"""
+
+
 def test_a_run_that_writes_into_its_declared_folder(declares: Project) -> None:
     """A cache that a run writes beside its data is written in the replay's own folder; the user's is as it was."""
-    declares.write(
-        "exp/train.py", TRAIN + 'open("data/cache.bin", "wb").write(b"x")\nopen("data/top.txt", "ab").write(b"y")\n'
-    )
+    declares.write("exp/train.py", CACHES)
     env = declare(declares, set="data")
     declares.commit()
     declares.run("exp/experiment.yaml", **env)
-    (declares.root / "exp" / "data" / "cache.bin").unlink()
     declares.write("exp/data/top.txt", "top\n")
     before = trees.read(declares.root)
-    found = declares.replay(**env)
-    assert found["verdict"] == "IDENTICAL"
+    assert trees.identical(declares, **env)["differences"] == []
     assert trees.read(declares.root) == before
 
 
@@ -177,10 +211,15 @@ def test_links_in_data(tmp_path: Path) -> None:
     os.symlink("../x", tmp_path / "d" / "link")
     os.symlink("nowhere", tmp_path / "d" / "dangling")
     os.symlink(".", tmp_path / "d" / "loop")
+    os.symlink("../beside", tmp_path / "d" / "folder")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "y").write_text("y")
     cache = StatCache(tmp_path / "cache.json")
-    before = data.declared({"d": "d"}, tmp_path, cache)
-    (tmp_path / "x").write_text("y")
-    assert data.declared({"d": "d"}, tmp_path, cache) != before
+    found = [data.declared({"d": "d"}, tmp_path, cache)["d"]]
+    for name in ("x", "beside/y"):
+        (tmp_path / name).write_text("z")
+        found.append(data.declared({"d": "d"}, tmp_path, cache)["d"])
+    assert len(set(found)) == 3
 
 
 def old(path: Path, text: str) -> Path:
@@ -192,19 +231,25 @@ def old(path: Path, text: str) -> Path:
 
 def test_the_cache_notices_an_edit_of_the_same_size(tmp_path: Path) -> None:
     """A file is read again when it was edited in place with its size and modification time kept, or was replaced."""
-    cache = StatCache(tmp_path / "cache.json")
     path = old(tmp_path / "x", "aaaa")
-    before, stat = cache.digest(str(path)), path.stat()
+
+    def look() -> str:
+        cache = StatCache(tmp_path / "cache.json")
+        found = cache.digest(str(path))
+        cache.save()
+        return found
+
+    before, stat = look(), path.stat()
+    assert before in (tmp_path / "cache.json").read_text()
     with path.open("r+") as handle:
         handle.write("b")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert path.stat().st_mtime_ns == stat.st_mtime_ns
-    edited = cache.digest(str(path))
-    assert edited != before
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (stat.st_mtime_ns, stat.st_size)
+    edited = look()
     (tmp_path / "y").write_text("cccc")
     os.utime(tmp_path / "y", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     os.replace(tmp_path / "y", path)
-    assert cache.digest(str(path)) not in (before, edited)
+    assert len({before, edited, look()}) == 3
 
 
 def test_the_cache_reads_a_file_once(tmp_path: Path) -> None:

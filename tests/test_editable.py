@@ -246,20 +246,22 @@ def test_live_paths_on_the_import_path_lead_to_the_recorded_code(home: Home, pai
     """A live folder that a script, or PYTHONPATH, puts on ``sys.path`` gives the recorded modules."""
     pair.own.write("tools/one.py", "x = 1\n")
     pair.own.write("tools/two.py", "x = 2\n")
+    pair.own.write("tools/table.txt", "123")
     pair.own.write("plugins/pack/three.py", "x = 3\n")
     script = f"""\
-import sys, repro
+import os, sys, repro
 import one
+table = next(f"{{entry}}/table.txt" for entry in sys.path if os.path.exists(f"{{entry}}/table.txt"))
 sys.path.insert(0, {str(pair.own.root / "tools")!r})
 sys.path.insert(0, {str(pair.own.root / "plugins")!r})
 import two, pack.three
-repro.current().log(x=one.x + 10 * two.x + 100 * pack.three.x)
+repro.current().log(x=one.x + 10 * two.x + 100 * pack.three.x, y=len(open(table).read()))
 """
     pair.own.write("train.py", script)
     env = {"PYTHONPATH": str(pair.own.root / "tools")}
     done = call(home, pair.own, "run", "--json", "--", "python", "train.py", check=0, **env).json
-    assert done["metrics"] == {"x": 321}
-    for name in ("tools/one.py", "tools/two.py", "plugins/pack/three.py"):
+    assert done["metrics"] == {"x": 321, "y": 3}
+    for name in ("tools/one.py", "tools/table.txt", "tools/two.py", "plugins/pack/three.py"):
         pair.own.write(name, "x = 7\n")
     identical(home, pair.own)
 

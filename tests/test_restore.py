@@ -369,12 +369,13 @@ def test_a_missing_file_is_named(reads: Project) -> None:
 
 
 @pytest.mark.parametrize("way", ["open", "append", "truncate", "chmod", "utime", "replace", "remove", "memmap"])
-def test_a_linked_file_is_copied_before_it_is_written(project: Project, way: str) -> None:
-    """Whatever a script does to a file that it first read, its replay does to a copy."""
+@pytest.mark.parametrize("before", ["as now", "not"])
+def test_a_linked_file_is_copied_before_it_is_written(project: Project, way: str, before: str) -> None:
+    """Whatever a script does to a file that it first read, its replay does to a copy, even if the run did not do it."""
     script = """\
 import os, sys, repro
 path = "data/a.bin"
-before = open(path, "rb").read()
+size = len(open(path, "rb").read())
 {
     "open": lambda: open(path, "r+b").write(b"zz"),
     "append": lambda: open(path, "ab").write(b"zz"),
@@ -384,23 +385,25 @@ before = open(path, "rb").read()
     "replace": lambda: (open("data/n", "wb").write(b"n"), os.replace("data/n", path)),
     "remove": lambda: os.remove(path),
     "memmap": lambda: __import__("numpy").memmap(path, mode="r+")[:].fill(7),
+    "not": lambda: None,
 }[os.environ["WAY"]]()
-repro.current().log(x=len(before))
+repro.current().log(x=size)
 """
     project.write("train.py", script)
     project.write(".gitignore", "data/\n")
     project.write("data/a.bin", b"abcd")
     project.commit()
     stat = (project.root / "data" / "a.bin").stat()
-    project.run("--", "python", "train.py", WAY=way)
-    (project.root / "data" / "a.bin").unlink(missing_ok=True)
-    project.write("data/a.bin", b"abcd")
-    os.utime(project.root / "data" / "a.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    before, mode = live(project), (project.root / "data" / "a.bin").stat()
+    project.run("--", "python", "train.py", WAY=way if before == "as now" else before)
+    if before == "as now":
+        (project.root / "data" / "a.bin").unlink(missing_ok=True)
+        project.write("data/a.bin", b"abcd")
+        os.utime(project.root / "data" / "a.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    tree, mode = live(project), (project.root / "data" / "a.bin").stat()
     found = project.replay(WAY=way, check=0)
     assert found["verdict"] == "IDENTICAL"
     after = (project.root / "data" / "a.bin").stat()
-    assert live(project) == before
+    assert live(project) == tree
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (mode.st_mode, mode.st_mtime_ns, mode.st_size)
 
 
@@ -596,7 +599,9 @@ repro.current().log(x=1)
 
 def test_declared_folders_that_nest_leave_the_users_folders_alone(project: Project) -> None:
     """Data declared twice, a folder and an empty one in it, is linked without a folder of the user's being touched."""
-    project.write("experiment.yaml", "name: nested\ncommand: python train.py\ndata: {all: data, part: data/part}\n")
+    project.write(
+        "experiment.yaml", "name: nested\ncommand: python train.py\ndata: {all: data, part: data/part, each: data/*}\n"
+    )
     project.write(
         "train.py",
         'import os, repro\nrepro.current().log(x=len(os.listdir("data")), y=len(os.listdir("data/part")))\n',
@@ -611,6 +616,26 @@ def test_declared_folders_that_nest_leave_the_users_folders_alone(project: Proje
     trees.identical(project)
     assert sorted(os.walk(project.root / "data")) == before
     assert not (project.root / "data" / "part").is_symlink()
+
+
+def test_outputs_with_names_that_break_scripts(project: Project) -> None:
+    """Outputs whose names hold newlines, quotes and bytes that are no UTF-8 are known again, kept, and compared."""
+    script = """\
+import os, repro
+names = [b"new\\nline", b'"quoted"', b"no utf-8 \\xff", b"folder \\xfe/x"]
+os.makedirs(b"folder \\xfe", exist_ok=True)
+total = sum(len(open(name, "rb").read()) for name in names if os.path.exists(name))
+for name in names:
+    open(name, "ab").write(b"x")
+repro.current().log(total=total)
+"""
+    project.write("train.py", script)
+    found = [project.run("--", "python", "train.py") for _ in range(2)]
+    assert [run["metrics"]["total"] for run in found] == [0, 4]
+    assert found[0]["recipe_digest"] == found[1]["recipe_digest"]
+    assert len(trees.outcome(project)["inputs"]) == len(trees.outcome(project)["outputs"]) == 4
+    for run in ("last", "last~1"):
+        assert trees.identical(project, run=run)["files"] == []
 
 
 def test_a_replay_leaves_nothing_behind(project: Project) -> None:

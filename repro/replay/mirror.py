@@ -58,7 +58,6 @@ class Mirror:
         """Link every file below the folder ``source`` by itself, so that a replay can write beside them."""
         for here, _, names in os.walk(source):
             place = Path(f"{path}{here[len(str(source)) :]}")
-            self.folder(place)
             for name in names:
                 if place / name not in without:
                     self.link(Path(here, name), place / name)
