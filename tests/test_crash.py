@@ -380,20 +380,29 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+@contextlib.contextmanager
+def started(project: Project, *words: str) -> Iterator[Going]:
+    """A run that is going on; whatever of it is left at the end is ended."""
+    run = Going(project, *words)
+    try:
+        yield run
+    finally:
+        if run.supervisor.poll() is None:
+            run.supervisor.kill()
+        mark = f"REPRO_JOB={project.store}".encode()
+        for pid in run.pids:
+            with contextlib.suppress(OSError):
+                if mark in Path(f"/proc/{pid}/environ").read_bytes():  # still ours
+                    os.kill(pid, signal.SIGKILL)
+        run.end()
+
+
 @pytest.fixture
 def going(project: Project) -> Iterator[Going]:
-    """A run that is going on; whatever of it is left at the end is ended."""
+    """A run that logs, and has children."""
     project.write("long.py", LONG)
-    run = Going(project, "python", "long.py")
-    yield run
-    if run.supervisor.poll() is None:
-        run.supervisor.kill()
-    mark = f"REPRO_JOB={project.store}".encode()
-    for pid in run.pids:
-        with contextlib.suppress(OSError):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes():  # still ours
-                os.kill(pid, signal.SIGKILL)
-    run.end()
+    with started(project, "python", "long.py") as run:
+        yield run
 
 
 def points(project: Project, name: str = "last") -> int:
@@ -441,6 +450,34 @@ def test_the_supervisor_is_killed_in_the_middle(project: Project, going: Going, 
     assert (outcome["state"], outcome["metrics"]) == ("LOST", {"loss": 1.0})
     assert points(project, "last~1") == count
     assert all(map(gone, going.pids))
+    project.repro("verify", check=0)
+
+
+TRAINING = """\
+import os, torch
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+print(os.getpid(), flush=True)
+while True:
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).sum().backward()
+    optimizer.step()
+    print("logged", flush=True)
+"""
+
+
+def test_the_trail_of_a_lost_run_is_kept(project: Project) -> None:
+    """Killed in the middle of training, the run keeps every step of its trail until then, sealed by the next writer."""
+    project.write("training.py", TRAINING)
+    with started(project, "python", "training.py") as run:
+        run.logged(20)
+        for pid in (run.supervisor.pid, *run.pids):
+            os.kill(pid, signal.SIGKILL)
+    project.repro("run", "--", "true", check=0)
+    outcome = project.repro("show", "last~1", "--json", check=0).json["outcome"]
+    assert outcome["state"] == "LOST"
+    assert outcome["trails"][0]["frames"] >= 20
+    assert outcome["trail_digest"]
     project.repro("verify", check=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Container, Iterable
@@ -13,6 +14,7 @@ from repro.capture.code import own_streams
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
 from repro.capture.walk import is_secret, walk
+from repro.errors import StoreError
 from repro.record.values import KEPT, FileDigest
 from repro.run.observed import Observed
 from repro.store.store import Store
@@ -188,10 +190,15 @@ def _rebuild_outputs(store: Store, root: Path) -> dict[str, Stat]:
 
 
 def remember_outputs(store: Store, root: Path, left: Iterable[tuple[str, Stat]]) -> None:
-    """Add what a run left to the known outputs of its project."""
-    with locks.exclusive(store.cache / "outputs.lock"):
-        known = known_outputs(store, root) | dict(left)
-        files.replace(_outputs_path(store, root), json.dumps(known).encode())
+    """Add what a run left to the known outputs of its project; on a full disk they are made anew when asked for."""
+    path = _outputs_path(store, root)
+    try:
+        with locks.exclusive(store.cache / "outputs.lock"):
+            known = known_outputs(store, root) | dict(left)
+            files.replace(path, json.dumps(known).encode())
+    except StoreError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _outputs_path(store: Store, root: Path) -> Path:
