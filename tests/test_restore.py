@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -472,6 +473,17 @@ repro.current().log(a=len(open("relative/x.txt").read()), b=len(open("absolute/x
     project.run("--", "python", "train.py")
     project.write("inside.txt", "changed since")
     assert trees.identical(project)["differences"] == []
+
+
+def test_data_in_memory_backed_folders(project: Project) -> None:
+    """A data set in ``/dev/shm`` is an input like any other."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="repro-test-") as handle:
+        handle.write(b"abc")
+        handle.flush()
+        project.write("train.py", f"import repro\nrepro.current().log(x=len(open({handle.name!r}).read()))\n")
+        project.run("--", "python", "train.py")
+        assert [item["path"] for item in trees.outcome(project)["inputs"]] == [handle.name]
+        assert trees.identical(project)["differences"] == []
 
 
 def test_data_beside_the_project_by_a_relative_path(project: Project) -> None:

@@ -182,7 +182,7 @@ class Watcher:
             self._write(full)
 
     def _is_system(self, full: str) -> bool:
-        return full.startswith(_SYSTEM) and not full.startswith(self._own)
+        return full.startswith(_SYSTEM) and not full.startswith((*self._own, "/dev/shm/"))  # noqa: S108  (data lies there)
 
     def _refuse(self, full: str) -> None:
         """Raise unless ``full`` lies in the replay's own folder, or outside the user's tree in a free one."""
