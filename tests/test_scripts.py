@@ -490,3 +490,44 @@ def test_no_module_beside_an_experiment_is_imported_before_the_seal(project: Pro
     done = project.run("experiment.yaml")
     assert done["metrics"] == {"found": 1.0}
     assert not (project.root / "early.txt").exists()
+
+
+CLOSES = """\
+import os
+import repro
+
+first = open("mine.txt", "w")
+print("number", first.fileno())
+run = repro.current()
+run.log(x=1)
+os.closerange(3, 5000)
+files = [os.open(f"mine-{i}.txt", os.O_WRONLY | os.O_CREAT) for i in range(250)]
+run.log(x=2)
+open("read.txt").close()
+for fd in files:
+    os.write(fd, b"mine")
+    os.close(fd)
+"""
+
+
+def test_a_script_may_close_all_descriptors(project: Project) -> None:
+    """The script's files get the numbers they get under plain python, ours are opened anew, and nothing is mixed up."""
+    project.write("a.py", CLOSES)
+    project.write("read.txt", "x")
+    alone = plain(project, "python", "a.py")
+    found = project.repro("run", "--", "python", "a.py", check=0)
+    assert found.out == alone.out == "number 3\n"
+    assert {(project.root / f"mine-{i}.txt").read_bytes() for i in range(250)} == {b"mine"}
+    assert metrics_of(project, "x") == [1.0, 2.0]
+    assert "lost" not in found.err
+
+
+def test_streams_that_are_closed_and_runs_within_runs(project: Project) -> None:
+    """With standard output closed the script runs all the same; a script may itself call ``repro run``."""
+    project.write("a.py", "import sys\nprint('hello')\nsys.exit(3)\n")
+    assert plain(project, "bash", "-c", f"{REPRO} run -- python a.py >&-").code == 3
+    project.write("run.sh", f"{REPRO} run -- python a.py; echo inner $?\n")
+    done = project.repro("run", "--", "bash", "run.sh", check=0)
+    assert done.out == "hello\ninner 3\n"
+    states = sorted(item["state"] for item in project.repro("ls", "--json").json)
+    assert states == ["COMPLETED", "FAILED", "FAILED"]

@@ -195,3 +195,41 @@ def test_processes_side_by_side_are_held_against_their_like(project: Project) ->
     project.run("--", "bash", "run.sh", FIRST="0", SECOND="1")
     found = project.replay(check=0, FIRST="1", SECOND="0")
     assert (found["verdict"], found["compared"]["frames"]) == ("IDENTICAL", 4)
+
+
+ENTRY = """\
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import repro
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return torch.tensor([index / 8, torch.rand(1).item()])
+
+
+def train(run: repro.Run) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=run.params.lr)
+    for method in ("fork", "spawn"):
+        order = run.rng("order")
+        for batch in DataLoader(Numbers(), 4, True, num_workers=2, multiprocessing_context=method, generator=order):
+            optimizer.zero_grad()
+            loss = model(batch).square().mean()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+"""
+
+
+def test_an_experiments_loaders_have_workers_of_both_kinds(project: Project) -> None:
+    """Under an ``experiment.yaml`` forked and spawned workers find the dataset's class, and the replay is IDENTICAL."""
+    project.write("experiment.yaml", "name: loaders\nentry: train.py:train\nparams: {lr: 0.1}\n")
+    project.write("train.py", ENTRY)
+    done = project.run("experiment.yaml")
+    assert done["frames"] == 4
+    found = project.replay(check=0)
+    assert (found["verdict"], found["compared"]["frames"], found["compared"]["points"]) == ("IDENTICAL", 4, 4)

@@ -170,3 +170,47 @@ def test_a_compiled_network_trains_as_under_plain_python(project: Project) -> No
     reasons = " ".join(gap["reason"] for gap in document["outcome"]["gaps"])
     assert "SGD.step was compiled" in reasons
     assert "the batch of 3 steps was not seen" in reasons
+
+
+DEFAULTS = """\
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+torch.set_num_interop_threads(3)
+torch.set_num_threads(2)
+torch.manual_seed(1)
+torch.set_default_dtype(torch.float64)
+torch.set_default_device("meta")
+with torch.device("cpu"):
+    model = nn.Linear(3, 1)
+    x = torch.rand(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+seen = []
+
+class Counts(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+for step in range(3):
+    optimizer.zero_grad()
+    with torch.autograd.detect_anomaly(), Counts():
+        model(x).sum().backward()
+        optimizer.step()
+print(model.weight.dtype, model.weight.sum().item(), torch.get_num_interop_threads(), torch.empty(2).device)
+print(len(seen), sorted(set(seen)))
+"""
+
+
+def test_a_script_may_set_its_own_defaults(project: Project) -> None:
+    """Threads, default dtype and device are the script's; a dispatch mode sees the operators it sees alone."""
+    project.write("a.py", DEFAULTS)
+    expected = plain(project, "python", "-W", "ignore", "a.py")
+    assert expected.code == 0, expected.err
+    found = project.repro("run", "--", "python", "-W", "ignore", "a.py", check=0)
+    assert found.out == expected.out
+    document = project.repro("show", "last", "--json").json
+    usual = form.FULL | form.BATCH_SEEN | form.LOSS_SEEN
+    assert [frame.flags & ~form.DEEP for frame in frames_of(document["path"])] == [usual] * 3
+    assert document["outcome"]["gaps"] == []

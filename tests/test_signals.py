@@ -1,5 +1,7 @@
 """Exit codes, signals and left-behind processes under ``repro run``: the child's own, as under plain python."""
 
+import os
+import pty
 import signal
 import subprocess
 import time
@@ -180,3 +182,33 @@ def test_points_and_output_survive_kill_9(project: Project) -> None:
         folder = Path(project.repro("show", "last", "--json").json["path"])
         wait_for(lambda place=folder: "all logged" in (place / "stdout.log").read_text())
     assert project.repro("show", "last", "--json").json["state"] == "LOST"
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_script(project: Project) -> None:
+    """Ctrl-C typed on the terminal interrupts the script once, as under plain python; it ends by it, exit 130."""
+    project.write(
+        "a.py",
+        "import time\nopen('ready', 'w').close()\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n    raise\n",
+    )
+    pid, master = pty.fork()
+    if pid == 0:
+        os.chdir(project.root)
+        os.execve(REPRO, [str(REPRO), "run", "--", "python", "a.py"], clean_environment())  # noqa: S606
+    wait_for((project.root / "ready").exists)
+    os.write(master, b"\x03")
+    data = b""
+    while piece := _read(master):
+        data += piece
+    _, status = os.waitpid(pid, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert data.count(b"interrupted") == 1
+    assert outcome(project)["state"] == "CANCELLED"
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 1 << 16)
+    except OSError:  # the other side is closed
+        return b""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from repro.record import trail as form
 from repro.record.values import TrailSchedule
 from repro.worker import bits
+from repro.worker.batches import Batches
 
 WORDS = st.lists(st.integers(0, 255), min_size=1, max_size=60)
 
@@ -140,6 +141,33 @@ def test_a_bank_follows_its_tensors_wherever_they_go() -> None:
     torch.func.vmap(lambda row: (seen.append(bank.digests([row, None])), row)[1])(torch.ones(2, 6))
     assert seen == [[bits.UNREADABLE, 0]]
     check(tensor, other)
+
+
+def test_memory_that_is_gone_is_not_read() -> None:
+    """A tensor whose storage was freed or cut behind it (as sharding does) is unreadable, and no crash."""
+    freed, cut = torch.ones(1000, 3), torch.ones(1000)
+    bank = bits.Bank([freed, cut], ["a", "b"])
+    assert bits.UNREADABLE not in bank.digests([freed, cut])
+    freed.untyped_storage().resize_(0)
+    cut.untyped_storage().resize_(8)
+    assert bank.digests([freed, cut])[0] == bits.UNREADABLE
+    assert digest(freed) == digest(cut) == bits.UNREADABLE
+
+
+def test_calls_without_a_step_do_not_pile_up() -> None:
+    """A script that calls its network or `backward` for ever and never steps keeps a bounded number of digests."""
+    batches = Batches()
+    model = torch.nn.Linear(2, 1)
+    x = torch.ones(1, 2)
+    for _ in range(2500):
+        batches._take(model, (x,), {})
+        batches.backward(x)
+    assert len(batches.batch) <= 1001
+    assert len(batches.loss) <= 1001
+    before = batches.batch[0]
+    batches._take(model, (x + 1,), {})
+    assert batches.batch[0] == before
+    assert len(batches.roots()) == 1
 
 
 SCHEDULE = TrailSchedule()

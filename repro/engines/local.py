@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -182,7 +182,9 @@ def launch(
     outs = (sys.stderr if to_stderr else sys.stdout, sys.stderr)
     one_at_a_time = threading.Lock()
     channels = [
-        _Channel(out.fileno(), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time))
+        _Channel(
+            _descriptor(out), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time)
+        )
         for name, out in zip(("stdout", "stderr"), outs, strict=True)
     ]
     try:
@@ -205,6 +207,11 @@ def launch(
     for channel in channels:
         channel.start()
     return LocalProcess(process, write_end, channels)
+
+
+def _descriptor(stream: TextIO | None) -> int:
+    """Return a stream's descriptor; one of ours that is closed (``>&-``) swallows what the child says."""
+    return os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
 
 
 class _Lines:

@@ -20,6 +20,8 @@ import xxhash
 from repro.worker import bits
 
 _MOST_SALTS = 1_000
+#: More digests than these between two steps are chained into one.
+_MOST_DIGESTS = 1_000
 _DEPTH = 6
 
 
@@ -95,6 +97,8 @@ class Batches:
                 self.batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:
                 self.batch.append(bits.digest(leaf, self._salt(leaf)))
+        if len(self.batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
+            self.batch = [bits.combine(self.batch)]
 
     def _salt(self, leaf: torch.Tensor) -> int:
         key = (leaf.dtype, leaf.shape)
@@ -110,6 +114,8 @@ class Batches:
         if not out_of_sight():
             for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
                 self.loss.append(bits.digest(tensor))
+        if len(self.loss) > _MOST_DIGESTS:
+            self.loss = [bits.combine(self.loss)]
 
     def clear(self) -> None:
         """Begin the next step."""

@@ -59,10 +59,10 @@ class Bank:
 def _look(tensor: torch.Tensor, seed: int, size: int, known: dict[int, Any]) -> Any:
     """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
     try:
-        if is_plain(tensor) and tensor.nbytes == size and tensor.data_ptr():
+        if tensor.nbytes == size and is_plain(tensor) and _is_backed(tensor):
             if len(known) >= _MOST_PLACES:
                 known.clear()
-            known[tensor.data_ptr()] = _raw(tensor)
+            known[tensor.data_ptr()] = raw(tensor)
     except (RuntimeError, NotImplementedError):
         known.clear()
     return digest(tensor, seed)
@@ -80,6 +80,13 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def _is_backed(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor's memory is there: a storage may have been freed or cut behind it."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    return bool(tensor.data_ptr()) and end <= tensor.untyped_storage().nbytes()
+
+
 def salt(tensor: torch.Tensor, name: str) -> int:
     """Return the 64 bits that name, dtype and shape add to a tensor's digest."""
     return xxhash.xxh3_64_intdigest(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
@@ -94,15 +101,16 @@ def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later."""
     global unreadable
     try:
-        if is_plain(tensor) and tensor.data_ptr():
-            return _hash(_raw(tensor), seed)
+        if is_plain(tensor) and _is_backed(tensor):
+            return _hash(raw(tensor), seed)
         return _other_digest(tensor, seed)
     except Exception:
         unreadable += 1
         return UNREADABLE
 
 
-def _raw(tensor: torch.Tensor) -> Any:
+def raw(tensor: torch.Tensor) -> Any:
+    """Return the bytes of a plain CPU tensor where they lie; they are kept alive by the tensor alone."""
     return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
 
 
@@ -113,10 +121,10 @@ def _other_digest(tensor: torch.Tensor, seed: int) -> Any:
     if tensor.layout is not torch.strided:
         return combine([digest(part, seed) for part in _parts(tensor)])
     tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.device.type == "meta" or (tensor.numel() and not _is_backed(tensor)):
+        raise NotImplementedError
     if tensor.device.type == "cpu":
         return _hash(view(tensor.contiguous()), seed)
-    if tensor.device.type == "meta":
-        raise NotImplementedError
     return on_device(tensor, seed)
 
 

@@ -32,7 +32,8 @@ class Generators:
         """Return the digest of the states now; of the named streams all only if ``deep``."""
         state = xxhash.xxh3_64(self._python())
         state.update(self._numpy())
-        state.update(torch.default_generator.get_state().numpy())  # type: ignore[arg-type]
+        torchs = torch.default_generator.get_state()
+        state.update(bits.raw(torchs))  # not .numpy(): a dispatch mode of the script's would see it
         for read in self.extra:
             for part in read(deep):
                 state.update(part)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import json
+import operator
 import os
+import resource
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+_OUT_OF_THE_WAY = 4_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,30 @@ def place(number: int | None = None) -> str:
     return f"{rank() if number is None else number:05d}-{child or '0000'}"
 
 
+def open_to_append(path: str, *flags: int) -> int:
+    """Open a file of the job's to append to, on a descriptor out of the way of the script's own.
+
+    A script may count on the lowest numbers, and one that closes a range of descriptors opens its own files on them.
+    """
+    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    fd = os.open(path, functools.reduce(operator.or_, flags, mode), 0o644)
+    try:
+        number = min(_OUT_OF_THE_WAY, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 50)
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
+    except OSError:  # there is no such number, or none is left
+        return fd
+    os.close(fd)
+    return high
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that the script may have closed already."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
 class Lines:
     """An append-only file of JSON lines, opened at the first line; after a fork the child opens one of its own.
 
@@ -81,7 +112,7 @@ class Lines:
     def _forked(self) -> None:
         # The parent's descriptor must not be closed twice nor written to from here.
         if self._fd >= 0:
-            os.close(self._fd)
+            close_quietly(self._fd)
         self._fd = -1
 
     def path(self) -> str:
@@ -90,12 +121,22 @@ class Lines:
 
     def write(self, line: str) -> None:
         """Append one line that ends with a newline; it is readable by others at once."""
+        data = line.encode()
         try:
             if self._fd < 0:
-                self._fd = os.open(self.path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            os.write(self._fd, line.encode())
+                self._fd = open_to_append(self.path())
+            os.write(self._fd, data)
         except OSError as error:
-            self._complain(error)
+            if error.errno != errno.EBADF or not self._again(data):
+                self._complain(error)
+
+    def _again(self, data: bytes) -> bool:
+        """Write to a new file: the script has closed ours."""
+        try:
+            self._fd = open_to_append(self.path())
+            return os.write(self._fd, data) == len(data)
+        except OSError:
+            return False
 
     def _complain(self, error: OSError) -> None:
         self.lost += 1

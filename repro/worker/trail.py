@@ -26,7 +26,7 @@ from repro.worker.batches import Batches, out_of_sight
 from repro.worker.determinism import numerics
 from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
-from repro.worker.job import Job, Lines, place
+from repro.worker.job import Job, Lines, close_quietly, open_to_append, place
 
 _FIXED = (float, int, bool, str, type(None))
 
@@ -129,7 +129,7 @@ class Trail:
 
     def _reset(self) -> None:
         for descriptor in self._files:
-            os.close(descriptor)
+            close_quietly(descriptor)
         self._optimizers: weakref.WeakKeyDictionary[Any, _Optimizer] = weakref.WeakKeyDictionary()
         self._count = 0
         self._tables = itertools.count()
@@ -251,8 +251,7 @@ class Trail:
         distributed = torch.distributed
         number = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else None
         stem = os.path.join(self._job.folder, "trail", f"{place(number)}-{time.time_ns():019d}-{os.getpid()}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._files = [os.open(f"{stem}.{kind}", flags, 0o644) for kind in ("rows", "details", "tables")]
+        self._files = [open_to_append(f"{stem}.{kind}", os.O_EXCL) for kind in ("rows", "details", "tables")]
 
     def _write(self, known: _Optimizer, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
         gradients, before, *rest = _columns(len(known.parameters), entry)
