@@ -531,3 +531,13 @@ def test_streams_that_are_closed_and_runs_within_runs(project: Project) -> None:
     assert done.out == "hello\ninner 3\n"
     states = sorted(item["state"] for item in project.repro("ls", "--json").json)
     assert states == ["COMPLETED", "FAILED", "FAILED"]
+
+
+def test_a_program_of_an_environment_is_not_the_project(project: Project) -> None:
+    """``/opt/env/bin/torchrun`` by its full path runs in the project where the user stands, not the environment."""
+    project.write("env/pyvenv.cfg", "")
+    program = project.write("env/bin/tool", "#!/bin/sh\npwd\n")
+    program.chmod(0o755)
+    project.write("work/pyproject.toml", "")
+    done = project.repro("run", "--json", "--", str(program), cwd=project.root / "work", check=0)
+    assert Path(done.json["path"]).is_relative_to(project.root / "work")

@@ -45,8 +45,11 @@ def _forbidden() -> tuple[Path, Path]:
 
 
 def _is_tool(script: Path) -> bool:
-    """Say whether a script lies in a folder of programs, as ``python $(which torchrun) train.py`` has it."""
-    return str(script.parent) in os.environ.get("PATH", os.defpath).split(os.pathsep)
+    """Say whether a script lies among programs: on PATH, or an environment's, as ``/opt/env/bin/torchrun train.py``."""
+    environment = script.parent.parent
+    return str(script.parent) in os.environ.get("PATH", os.defpath).split(os.pathsep) or any(
+        (environment / mark).exists() for mark in ("pyvenv.cfg", "conda-meta")
+    )
 
 
 def _refuse(folder: Path) -> None:
