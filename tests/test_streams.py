@@ -206,14 +206,16 @@ def test_a_block_draws_from_its_stream_and_goes_on_where_it_stopped() -> None:
 
 
 def test_a_reader_sees_every_draw() -> None:
-    """The state that the trail reads changes with a draw by either half, and with half a draw of numpy's."""
+    """A deep reading changes with a draw by either half, and with half a draw of numpy's; others leave torch's out."""
     for make in (lambda: run().rng("order"), lambda: run().rng("order").numpy):
         stream = make()
         read = streams.reader(stream)
 
         def state() -> list[bytes]:
-            return [bytes(part) for part in read()]  # noqa: B023
+            return [bytes(part) for part in read(True)]  # noqa: B023
 
+        shallow = [bytes(part) for part in read(False)]
+        assert shallow == state()[: len(shallow)]
         seen = [state(), state()]
         assert seen[0] == seen[1]
         draws = [lambda s: s.random(), lambda s: s.integers(0, 9, dtype=np.uint32)]
