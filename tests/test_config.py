@@ -419,3 +419,13 @@ STRUCTURE += ("neither", "empty")
 def test_the_schema_refuses_what_the_reader_refuses(schema: Any, what: str) -> None:
     """An editor that knows the schema marks every mistake of structure that the reader would."""
     assert not fits(yaml12.parse(BAD[what][0], "x").value, schema, schema)
+
+
+def test_a_secret_is_no_parameter(project: Project) -> None:
+    """A value under a name like api_key would lie in every record: it is refused, whether in the file or by --set."""
+    project.write("train.py", "def train(run): pass")
+    project.write("experiment.yaml", "name: x\nentry: train.py:train\nparams: {api_key: '', lr: 0.1}\n")
+    done = project.repro("run", "experiment.yaml", "--set", "api_key=abcdefgh", check=2)
+    assert "params.api_key: a secret must not be a parameter" in done.err
+    assert "abcdefgh" not in done.err
+    assert not list(project.store.glob("runs/*"))

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from conftest import REPRO, Project, clean_environment
 
 from repro.base import digest, journal
 from repro.cli import main
+from repro.record.values import KEPT
 
 #: For each job that it reads: forks, runs ``repro`` (or, without words, attaches a note to a run) there, and kills that
 #: process at its n-th step: before each call that changes a file, takes a lock or starts a program, before each write
@@ -550,3 +552,35 @@ def test_a_run_that_cannot_be_concluded_keeps_nobody_from_running(lost: Crashed)
     lost.repro("run", "--", "true", check=0)
     assert [run["state"] for run in lost.repro("ls", "--json", check=0).json] == ["LOST", "COMPLETED"]
     assert record.parent.name in lost.repro("verify", check=3).out
+
+
+def test_what_a_lost_run_read_is_kept_for_its_replay(project: Project) -> None:
+    """The inputs of a run whose supervisor was killed are taken in by the next one, an earlier output's bytes too."""
+    project.write(".gitignore", "data.txt\ndie\n")
+    project.write("data.txt", "ignored")
+    script = """\
+        import os, repro
+        run = repro.current()
+        try:
+            run.log(x=float(open("left.txt").read()))
+        except FileNotFoundError:
+            run.log(x=len(open("data.txt").read()))
+        open("left.txt", "w").write("5")
+        if os.path.exists("die"):
+            os.kill(os.getppid(), 9)
+            os.kill(os.getpid(), 9)
+    """
+    project.write("train.py", textwrap.dedent(script))
+    project.commit()
+    project.run("--", "python", "train.py")
+    (project.root / "die").touch()
+    project.repro("run", "--", "python", "train.py")
+    (project.root / "die").unlink()
+    (project.root / "left.txt").write_text("6")
+    project.run("--", "python", "train.py")
+    shown = project.repro("show", "last~1", "--json", check=0).json
+    assert shown["state"] == "LOST"
+    assert [(item["path"], item["note"]) for item in shown["outcome"]["inputs"]] == [("left.txt", KEPT)]
+    found = project.replay("last~1")
+    assert found["metrics"] == {}
+    assert found["compared"]["points"] == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from repro.base import clock, digest
 from repro.capture import interpreter
+from repro.errors import CaptureError
 from repro.record import trail as form
 from repro.record.values import FileDigest, Gap, Outcome, Record, State
 from repro.run import leftovers, metrics, observed, trails
@@ -52,7 +54,7 @@ def outcome_of(
         outputs=[] if files is None else files.outputs,
         artifacts=artifacts,
         notes=_notes(seen, files),
-        gaps=_gaps(record, seen, found, files),
+        gaps=_gaps(record, state, seen, found, files),
     )
 
 
@@ -90,7 +92,11 @@ def _notes(seen: observed.Observed, files: leftovers.Left | None) -> list[str]:
 
 
 def _gaps(
-    record: Record, seen: observed.Observed, found: list[trails.ProcessTrail], files: leftovers.Left | None
+    record: Record,
+    state: State,
+    seen: observed.Observed,
+    found: list[trails.ProcessTrail],
+    files: leftovers.Left | None,
 ) -> list[Gap]:
     gaps = []
     if seen.blind:
@@ -107,7 +113,8 @@ def _gaps(
     if unseen:
         reason = f"the batch of {unseen} steps was not seen: no network was called, or within torch.compile"
         gaps.append(Gap(what="trail", reason=reason))
-    if files is not None and not seen.processes and not any(gap.what == "trail" for gap in record.gaps):
+    unreached = not seen.processes and not any(gap.what == "trail" for gap in record.gaps)
+    if unreached and state != "LOST":
         gaps.append(
             Gap(
                 what="trail",
@@ -119,6 +126,20 @@ def _gaps(
             Gap(what=item.path, reason=f"read, and then {item.note}") for item in files.inputs if item.digest is None
         ]
     return gaps
+
+
+def look_back(record: Record, store: Store, began_ns: int) -> leftovers.Left:
+    """Look at what a lost run had read, as its processes told; what it left cannot be told from later changes."""
+    folder = store.run_folder(record.run_id)
+    seen = observed.read(folder)
+    project = record.circumstances["project"]
+    try:
+        code = {os.fsdecode(path) for path in store.code.paths(record.recipe.code)}
+    except CaptureError:  # a damaged tree: `verify` names it
+        return leftovers.Left(inputs=[], outputs=[], edited=[], stats=[])
+    named = leftovers.Place(Path(project["root"]), Path(project["place"]))
+    read = leftovers.inputs(seen, named, code, began_ns, store, keep_inputs(seen, folder, store))
+    return leftovers.Left(inputs=read, outputs=[], edited=[], stats=[])
 
 
 def look(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
+from repro.capture.variables import is_secret_name
 from repro.errors import ConfigError
 from repro.record.values import Direction, MetricSpec, Profile, Tolerance
 from repro.run import yaml12
@@ -90,6 +91,12 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     for change in changes:
         name, value = _change(change, params)
         params[name] = value
+    for name, value in params.items():
+        if isinstance(value, str) and value and is_secret_name(name):
+            hint = "let the code read it from an environment variable: of those only a keyed hash is kept"
+            raise ConfigError(
+                f"{path}: params.{name}: a secret must not be a parameter, which every record keeps", hint=hint
+            )
     return Experiment(path=path.resolve(), file=file, params=params)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 
 from repro.base import digest
@@ -55,7 +56,12 @@ def _conclude(store: Store, run_id: str) -> None:
     record = store.record(run_id)
     found = digest.of_bytes(store.read(folder / "record.json"))
     reason = "its supervisor ended without an outcome"
-    store.seal_outcome(conclude.outcome_of(record, found, store, state="LOST", started=record.created, reason=reason))
+    began = int(datetime.fromisoformat(record.created).timestamp() * 1e9)
+    files = conclude.look_back(record, store, began)
+    outcome = conclude.outcome_of(
+        record, found, store, state="LOST", started=record.created, reason=reason, files=files
+    )
+    store.seal_outcome(outcome)
 
 
 def _end_processes(folder: Path) -> None:
