@@ -51,15 +51,15 @@ def test_ranks_of_torchrun_leave_a_trail_each_and_replay_identically(project: Pr
     """
     project.write("ddp.py", DDP)
     words = ["torchrun"] if launcher == "torchrun" else ["python", "-m", "torch.distributed.run"]
-    done = project.repro("run", "--json", "--", *words, "--standalone", "--nproc-per-node", "2", "ddp.py", check=0)
-    ranks = sorted(line.split()[1:] for line in done.err.splitlines() if line.startswith("RANK"))
+    done = project.repro("run", "--", *words, "--standalone", "--nproc-per-node", "2", "ddp.py", check=0)
+    ranks = sorted(line.split()[1:] for line in done.out.splitlines() if line.startswith("RANK"))
     assert [line[:3] for line in ranks] == [["0", "2", "1"], ["1", "2", "1"]]
     assert ranks[0][3] != ranks[1][3]
     document = project.repro("show", "last", "--json").json
     trails = document["outcome"]["trails"]
     assert [(item["process"], item["frames"]) for item in trails] == [("rank 0", 6), ("rank 1", 6)]
     assert trails[0]["digest"] != trails[1]["digest"]
-    assert len(list((Path(done.json["path"]) / "checkpoints").iterdir())) == 6
+    assert len(list((Path(document["path"]) / "checkpoints").iterdir())) == 6
     if launcher == "module":
         return
     points = project.repro("log", "last", "--json").json["metrics"]
