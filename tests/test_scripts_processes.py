@@ -38,7 +38,8 @@ for epoch in range(3):
     dist.all_reduce(total)
     run.log(loss=total, mine=loss, step=epoch)
     run.checkpoint(model=model)
-print("RANK", rank, os.environ["WORLD_SIZE"], torch.get_num_threads(), torch.rand(1).item(), flush=True)
+# One write: torchrun starts its ranks with -u, and print would write word by word.
+sys.stdout.write(f"RANK {rank} {os.environ['WORLD_SIZE']} {torch.get_num_threads()} {torch.rand(1).item()}\\n")
 dist.destroy_process_group()
 """
 
