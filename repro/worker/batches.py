@@ -50,7 +50,7 @@ class Batches:
         """Watch the calls of all modules, and the backward passes.
 
         Not by torch's global module hooks: with one of them, every call of every module takes torch's slow path, which
-        cost 3 us a call and several percent of a step of the digits experiment (docs/adr/0007-module-calls.md). Calls from other
+        costs 3 us a call, some percent of a small network's step (docs/adr/0007-module-calls.md). Calls from other
         threads than the main one (torch.nn.DataParallel) come in any order, and are not looked at.
         """
         original = torch.nn.Module.__call__
