@@ -194,10 +194,11 @@ import sys, time
 for i in range(3):
     sys.stderr.write(f"\\r\\x1b[32m{i + 1}/3\\x1b[0m acc=0.{i}")
     sys.stderr.flush()
-print("out", sys.stdin.isatty(), sys.stdout.isatty(), sys.stderr.isatty())
+time.sleep(0.3)  # the two streams arrive by ways of their own
+print(f"out {sys.stdin.isatty()} {sys.stdout.isatty()} {sys.stderr.isatty()}")
 try:
     import os
-    print("size", os.get_terminal_size(1).columns)
+    print(f"size {os.get_terminal_size(1).columns}")
 except OSError:
     print("size none")
 """

@@ -63,7 +63,7 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
 
 
 def _print(found: replay.Replayed) -> None:
-    click.secho(found.verdict, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
+    """Print what was found, the verdict last: that is where one looks in a terminal."""
     if found.run_id is not None:
         click.echo(f"  {found.run_id} replays {found.replay_of}")
     compared = found.comparison
@@ -90,6 +90,7 @@ def _print(found: replay.Replayed) -> None:
     _print_list("gaps", found.gaps)
     if found.folder:
         click.echo(f"  kept: {found.folder}")
+    click.secho(found.verdict, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
 
 
 def _reasons(found: replay.Replayed) -> list[str]:
