@@ -190,3 +190,35 @@ def test_unset_threads_are_what_torch_would_take(project: Project) -> None:
     project.commit()
     run = project.run("--determinism", "off", "--metric", "threads=([0-9]+)", "--", "python", "count.py")
     assert run["metrics"]["threads"] == hardware.physical_cores()
+
+
+def test_the_numerics_state_has_precisions_denormals_pools_and_loaders(project: Project) -> None:
+    """What decides the bits beside the flags is observed, each kind of loader once; what the script changes is said."""
+    project.write(
+        "load.py",
+        "import torch\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "data = TensorDataset(torch.randn(64, 4))\n"
+        "model = torch.nn.Linear(4, 1)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(3):\n"
+        "    for (x,) in DataLoader(data, batch_size=32, shuffle=True, generator=torch.Generator()):\n"
+        "        optimizer.zero_grad()\n"
+        "        model(x).square().mean().backward()\n"
+        "        optimizer.step()\n"
+        "torch.set_flush_denormal(True)\n",
+    )
+    project.commit()
+    run = project.run("--", "python", "load.py")
+    observed = project.repro("show", run["run_id"], "--json", check=0).json["observed"]
+    assert [(item["batch_size"], item["num_workers"], item["generator"]) for item in observed["loaders"]] == [
+        (32, 0, True)
+    ]
+    state = observed["numerics"]["first step"]
+    assert state["denormals"] is True
+    assert state["fp32_precision"] is not None
+    assert {pool["user_api"] for pool in state["threadpools"]} >= {"openmp"}
+    assert observed["overridden"] == {"denormals": [True, False]}
+    assert any("MKL-DNN" in line for line in observed["software"]["libraries"])
+    assert not any("Build settings" in line for line in observed["software"]["libraries"])
+    assert project.replay(run["run_id"], check=0)["differences"] == []

@@ -29,6 +29,7 @@ class Observed:
     blind: list[str] = field(default_factory=list)
     nondeterministic: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    loaders: list[dict[str, Any]] = field(default_factory=list)
     horizon_read: bool = False
 
     def overridden(self) -> dict[str, list[Any]]:
@@ -57,6 +58,7 @@ class Observed:
             "blind": self.blind,
             "nondeterministic": self.nondeterministic,
             "failures": self.failures,
+            "loaders": self.loaders,
             "horizon_read": self.horizon_read,
         }
 
@@ -126,6 +128,7 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "data": lambda found, event: found.data.__setitem__(event["name"], event["digest"]),
     "modules": _modules,
     "nondeterministic": lambda found, event: found.nondeterministic.append(event),
+    "loader": lambda found, event: found.loaders.append(event["settings"]),
     "trail-failure": lambda found, event: found.failures.append(event["error"]),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
 }

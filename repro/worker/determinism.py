@@ -17,6 +17,10 @@ from typing import Any
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines
 
+_SMALLEST, _ONE = float("5e-324"), float("1")
+_LIBRARY = re.compile(r"^[ -]*(Intel|OpenMP|LAPACK)")
+_LOADER = ("num_workers", "batch_size", "persistent_workers", "prefetch_factor", "pin_memory", "drop_last", "in_order")
+_MOST_LOADERS = 50
 _NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
@@ -102,7 +106,10 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": backends.cpu.get_cpu_capability(),
         "hash_seed": _hash_seed(),
+        "denormals": _SMALLEST * _ONE != 0.0,  # not flushed to zero by this thread
     }
+    for name, owner in (("", backends), ("cudnn_", backends.cudnn), ("mkldnn_", backends.mkldnn)):
+        state[f"{name}fp32_precision"] = _try(lambda owner=owner: getattr(owner, "fp32_precision", None))
     for name in (
         "ATEN_CPU_CAPABILITY",
         "ONEDNN_MAX_CPU_ISA",
@@ -113,6 +120,36 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
     ):
         state[name] = os.environ.get(name)
     return state
+
+
+def threadpools() -> list[dict[str, Any]]:
+    """Return the thread pools of the loaded BLAS and OpenMP libraries, with versions, where threadpoolctl is there."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return []
+    found = _try(threadpool_info)
+    return [{key: pool[key] for key in sorted(pool) if key != "filepath"} for pool in found if isinstance(pool, dict)]
+
+
+def watch_loaders(observed: Lines) -> None:
+    """Observe the settings of every DataLoader that is made, each kind once."""
+    when_imported("torch.utils.data.dataloader", lambda module: _watch_loaders(module, observed))
+
+
+def _watch_loaders(module: ModuleType, observed: Lines) -> None:
+    original = module.DataLoader.__init__
+    seen: set[str] = set()
+
+    @functools.wraps(original)
+    def init(loader: Any, *args: Any, **kwargs: Any) -> None:
+        original(loader, *args, **kwargs)
+        settings = {name: getattr(loader, name, None) for name in _LOADER} | {"generator": loader.generator is not None}
+        if repr(settings) not in seen and len(seen) < _MOST_LOADERS:
+            seen.add(repr(settings))
+            observed.event("loader", settings=settings)
+
+    module.DataLoader.__init__ = init
 
 
 def _hash_seed() -> str:
@@ -130,6 +167,7 @@ def _software(torch: ModuleType) -> dict[str, Any]:
         "cudnn": None,
         "nccl": None,
         "python": platform.python_version(),
+        "libraries": [line.strip(" -") for line in torch.__config__.show().splitlines() if _LIBRARY.search(line)],
         "parallel": [line.strip() for line in torch.__config__.parallel_info().splitlines() if line.strip()],
     }
     if torch.version.cuda is not None:

@@ -62,6 +62,7 @@ def start(folder: str) -> Job:
     watcher.install()
     seeding.install(_job, _observed)
     determinism.install(_job, _observed)
+    determinism.watch_loaders(_observed)
     tensorboard.install()
     imports.when_imported("torch", lambda torch: _on_torch(torch, watcher.note_write))
     atexit.register(_at_exit)

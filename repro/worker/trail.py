@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from repro.record import trail as form
 from repro.worker import bits, names
 from repro.worker.batches import Batches, out_of_sight
-from repro.worker.determinism import numerics
+from repro.worker.determinism import numerics, threadpools
 from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines, close_quietly, open_to_append, place
@@ -229,7 +229,9 @@ class Trail:
     def _meet(self, optimizer: torch.optim.Optimizer, known: _Optimizer | None) -> _Optimizer:
         if not self._files:
             self._open()
-            self._observed.event("numerics", at="first step", pid=os.getpid(), state=numerics(torch))
+            self._observed.event(
+                "numerics", at="first step", pid=os.getpid(), state=numerics(torch) | {"threadpools": threadpools()}
+            )
         number = self._count if known is None else known.number
         fresh = _Optimizer(number, optimizer, self._batches.roots(), self._job)
         self._count += known is None
