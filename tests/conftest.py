@@ -119,33 +119,40 @@ def make_project(tmp_path: Path) -> Callable[[str], Project]:
     return make
 
 
-#: A few real steps of a small network, with every fault that an environment variable FAULT asks for at step 7.
+#: A few real steps of a small network, with the fault that the variable FAULT asks for, at step 7 or as it says.
 TRAIN = """\
 import os
 
 import torch
 from torch import nn
 
-fault = os.environ.get("FAULT", "")
+fault, _, at = os.environ.get("FAULT", "").partition("@")
 if fault == "seed":
     torch.manual_seed(5)
 model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-for step in range(12):
+for step in range(12 if not at else int(at) + 5):
+    now = fault if step == int(at or 7) else ""
     x = torch.randn(64, 10)
     y = x.sum(1, keepdim=True)
-    if fault == "draw" and step == 7:
+    if now == "weight":
+        model[2].bias.data += 0.001
+    if now == "draw":
         torch.rand(1)
-    if fault == "batch" and step == 7:
+    if now == "batch":
         x[0, 0] = torch.nextafter(x[0, 0], torch.tensor(9.0))
-    if fault == "lr" and step == 7:
+    if now == "lr":
         optimizer.param_groups[0]["lr"] = 1.0001e-3
+    if now == "target":
+        y[5] += 0.001
     optimizer.zero_grad()
     loss = ((model(x) - y) ** 2).mean()
     loss.backward()
-    if fault == "gradient" and step == 7:
+    if now == "gradient":
         gradient = model[2].weight.grad
         gradient[0, 3] = torch.nextafter(gradient[0, 3], torch.tensor(9.0))
+    if now == "momentum":
+        optimizer.state[model[0].bias]["momentum_buffer"][4] += 0.001
     optimizer.step()
     print(f"loss={loss.item():.6f}", flush=True)
 """

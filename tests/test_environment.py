@@ -217,7 +217,7 @@ def test_the_numerics_state_has_precisions_denormals_pools_and_loaders(project: 
     state = observed["numerics"]["first step"]
     assert state["denormals"] is True
     assert state["fp32_precision"] is not None
-    assert {pool["user_api"] for pool in state["threadpools"]} >= {"openmp"}
+    assert {pool["user_api"] for pool in state["threadpools"].values()} >= {"openmp"}
     assert observed["overridden"] == {"denormals": [True, False]}
     assert any("MKL-DNN" in line for line in observed["software"]["libraries"])
     assert not any("Build settings" in line for line in observed["software"]["libraries"])

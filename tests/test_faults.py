@@ -12,6 +12,9 @@ from conftest import Project
         ("lr", 7, "optimizer settings", None),
         ("gradient", 7, "gradients", "2.weight"),
         ("seed", 0, "parameters in", "0.weight"),
+        ("weight", 7, "parameters in", "2.bias"),
+        ("target", 7, "loss", None),
+        ("momentum", 7, "optimizer state", "0.bias"),
     ],
 )
 def test_a_fault_is_placed_by_step_column_and_tensor(
@@ -24,6 +27,26 @@ def test_a_fault_is_placed_by_step_column_and_tensor(
     first = found["first_difference"]
     assert (first["step"], first["column"], first["tensor"]) == (step, column, tensor)
     assert ("environment", "variables.FAULT") in [(item["kind"], item["path"]) for item in found["differences"]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "column", "tensor"),
+    [
+        ("draw", "generators", None),
+        ("batch", "batch", None),
+        ("gradient", "gradients", "2.weight"),
+        ("weight", "parameters in", "2.bias"),
+        ("momentum", "parameters out", "0.bias"),
+    ],
+)
+def test_a_fault_far_from_the_first_steps_is_placed_as_exactly(
+    trained: Project, fault: str, column: str, tensor: str | None
+) -> None:
+    """In frames that are not deep all but the optimizer's state is read; what that brings about is in the step."""
+    trained.run("--", "python", "train.py", FAULT="none@53")
+    found = trained.replay(check=3, FAULT=f"{fault}@53")
+    first = found["first_difference"]
+    assert (first["step"], first["column"], first["tensor"], first["since"]) == (53, column, tensor, 52)
 
 
 def test_nothing_changed_is_identical(trained: Project) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.record import seeds
-from repro.worker import streams
+from repro.worker import generators, streams
 from repro.worker.job import Job
 from repro.worker.session import Run
 
@@ -205,26 +205,47 @@ def test_a_block_draws_from_its_stream_and_goes_on_where_it_stopped() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_reader_sees_every_draw() -> None:
-    """A deep reading changes with a draw by either half, and with half a draw of numpy's; others leave torch's out."""
-    for make in (lambda: run().rng("order"), lambda: run().rng("order").numpy):
-        stream = make()
-        read = streams.reader(stream)
+@pytest.mark.parametrize("kind", ["both halves", "numpy alone", "by public calls"])
+def test_the_generators_column_sees_every_draw(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draw by either half of a stream gives a state not seen before, also half a draw, and a draw that was kept.
 
-        def state() -> list[bytes]:
-            return [bytes(part) for part in read(True)]  # noqa: B023
+    (numpy keeps the other half of 64 bits, torch the second of two normal numbers.) And it does where a torch
+    generator's memory is not as expected, so that it is read by the public call.
+    """
+    if kind == "by public calls":
+        monkeypatch.setattr(generators, "_normal_flag", lambda: 0)
+    stream = run().rng("order")
+    found = generators.Generators()
+    found.follow(stream.numpy if kind == "numpy alone" else stream)
+    seen = [found.digest()]
+    assert found.digest() == seen[0]
+    draws = [stream.random, lambda: stream.integers(0, 9, dtype=np.uint32)]
+    if kind != "numpy alone":
+        draws += [
+            lambda: torch.rand(1, generator=stream),
+            lambda: torch.randn(1, generator=stream),
+            lambda: torch.randperm(2000, generator=stream),
+        ]
+    draws += [lambda: torch.randn(1), lambda: torch.rand(1), np.random.random, random.random]
+    for draw in [*draws, *draws, draws[1], *draws]:
+        draw()
+        assert found.digest() not in seen
+        seen.append(found.digest())
 
-        shallow = [bytes(part) for part in read(False)]
-        assert shallow == state()[: len(shallow)]
-        seen = [state(), state()]
-        assert seen[0] == seen[1]
-        draws = [lambda s: s.random(), lambda s: s.integers(0, 9, dtype=np.uint32)]
-        if isinstance(stream, torch.Generator):
-            draws.append(lambda s: torch.rand(1, generator=s))
-        for draw in [*draws, *draws, draws[1]]:
-            draw(stream)
-            assert state() not in seen
-            seen.append(state())
+
+def test_a_torch_generator_is_read_where_it_lies() -> None:
+    """This torch's generators are read from memory, not by the slow call; and a state that is set is seen."""
+    stream = torch.Generator()
+    stream.manual_seed(7)
+    read = generators.mersenne(stream)
+    assert not any(isinstance(part, torch.Tensor) for part in read())
+    first, state = [bytes(part) for part in read()], stream.get_state()
+    torch.randn(3, generator=stream)
+    assert [bytes(part) for part in read()] != first
+    stream.set_state(state)
+    assert [bytes(part) for part in read()] == first
+    stream.manual_seed(8)
+    assert [bytes(part) for part in read()] != first
 
 
 def test_in_a_run_streams_follow_the_seed(project: Project) -> None:

@@ -110,7 +110,11 @@ def _mapping(
     kind: Kind, path: str, before: Mapping[str, Any], after: Mapping[str, Any], prior: Prior
 ) -> Iterator[Difference]:
     for name in sorted({*before, *after}):
-        yield from _field(kind, f"{path}.{name}", before.get(name), after.get(name), prior)
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _mapping(kind, f"{path}.{name}", one, other, prior)
+        else:
+            yield from _field(kind, f"{path}.{name}", one, other, prior)
 
 
 def _packages(packages: list[Package]) -> dict[str, str]:

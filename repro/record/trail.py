@@ -6,6 +6,7 @@ tables (JSON lines: the names of the tensors). `docs/reference/trail.md` is the 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,18 +28,22 @@ COLUMNS = (
     "buffers",
 )
 (PARAMETERS_IN, GENERATORS, BATCH, SETTINGS, LOSS, GRADIENTS, STATE, PARAMETERS_OUT, BUFFERS) = range(9)
-#: The columns with a digest for each parameter, in the order of a detail entry; the buffers' digests follow them.
-BY_PARAMETER = (GRADIENTS, PARAMETERS_IN, STATE, PARAMETERS_OUT)
+#: The columns with a digest for each parameter, in the order of a detail entry: the last one only in deep frames, where
+#: the buffers' digests follow it.
+BY_PARAMETER = (PARAMETERS_IN, GRADIENTS, PARAMETERS_OUT, STATE)
+DEEP_COLUMNS = (STATE, BUFFERS)
 
 #: step, optimizer, flags, detail (byte offset in the details plus 1, or 0), the columns, the chain's state.
 ROW = struct.Struct("<QIIQ9Q16s")
+#: The chain's state before the first row.
+NO_CHAIN = bytes(16)
 
-#: A full frame has the gradients; one of a step that this divides has all columns by tensor. What parameters, state and
-#: buffers bring about shows in the loss and the gradients of the next step.
+#: A deep frame is a full one that has the optimizer's state and the buffers as well: the first ones, then those of the
+#: steps that this divides. What a state brings about shows in the parameters out of the same step.
 DEEP_EVERY = 16
 
-FULL = 1  # the gradients were read
-DEEP = 64  # parameters, optimizer state and buffers were read as well
+FULL = 1  # parameters and gradients were read
+DEEP = 64  # optimizer state and buffers as well
 BATCH_SEEN = 2
 LOSS_SEEN = 4
 SKIPPED = 8  # a step without any gradient
@@ -63,9 +68,10 @@ def pack(frame: Frame) -> bytes:
 
 
 def unpack(data: bytes) -> list[Frame]:
-    """Return all whole rows of ``data``; a torn last one is left out."""
+    """Return all whole rows of ``data``: up to the first without a chain, which is not written yet, or torn."""
     whole = len(data) - len(data) % ROW.size
-    return [Frame(row[0], row[1], row[2], row[3], row[4:13], row[13]) for row in ROW.iter_unpack(data[:whole])]
+    rows = itertools.takewhile(lambda row: row[13] != NO_CHAIN, ROW.iter_unpack(data[:whole]))
+    return [Frame(row[0], row[1], row[2], row[3], row[4:13], row[13]) for row in rows]
 
 
 def stride(tensors: int, size: int, *, budget_us: int) -> int:
@@ -96,9 +102,9 @@ def is_deep(step: int, schedule: TrailSchedule) -> bool:
 
 def needs(column: str) -> int:
     """Return the flags of the frames in which a column was read."""
-    if column in (COLUMNS[PARAMETERS_IN], COLUMNS[STATE], COLUMNS[PARAMETERS_OUT], COLUMNS[BUFFERS]):
+    if column in [COLUMNS[index] for index in DEEP_COLUMNS]:
         return DEEP
-    return FULL if column == COLUMNS[GRADIENTS] else 0
+    return FULL if column in [COLUMNS[index] for index in BY_PARAMETER] else 0
 
 
 def first_unequal(a: Sequence[Frame], b: Sequence[Frame]) -> int | None:

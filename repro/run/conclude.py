@@ -34,6 +34,7 @@ def outcome_of(
     """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder."""
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
+    trails.settle(folder)
     found = trails.read(folder)
     trail_digest, summaries = trails.summarise(found)
     artifacts = _artifacts(folder, store)

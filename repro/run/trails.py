@@ -21,7 +21,7 @@ class ProcessTrail(NamedTuple):
 
     def tensors(self, frame: form.Frame, column: int) -> dict[str, int] | None:
         """Return the digest of each tensor of a column of a full frame, by name; None where there are none."""
-        if not frame.detail or (column != form.GRADIENTS and not frame.flags & form.DEEP):
+        if not frame.detail or (column in form.DEEP_COLUMNS and not frame.flags & form.DEEP):
             return None
         with self.details.open("rb") as handle:
             handle.seek(frame.detail - 1)
@@ -33,6 +33,20 @@ class ProcessTrail(NamedTuple):
             data = handle.read(8 * len(names))
         return {name: int.from_bytes(data[8 * i : 8 * i + 8], "little") for i, name in enumerate(names)}
 
+    def end_of_details(self) -> int:
+        """Return where the last frame's detail entry ends in its file."""
+        last = next((frame for frame in reversed(self.frames) if frame.detail), None)
+        if last is None:
+            return 0
+        with self.details.open("rb") as handle:
+            handle.seek(last.detail - 1)
+            table = self.tables.get(int.from_bytes(handle.read(8), "little"))
+        if table is None:
+            return self.details.stat().st_size
+        names = len(table["names"])
+        digests = len(form.BY_PARAMETER) * names + len(table["buffers"]) if last.flags & form.DEEP else 3 * names
+        return last.detail - 1 + 8 + 8 * digests
+
 
 def _span(table: dict[str, Any], column: int) -> tuple[list[str], int]:
     names = list(table["names"])
@@ -43,6 +57,28 @@ def _span(table: dict[str, Any], column: int) -> tuple[list[str], int]:
     return names, form.BY_PARAMETER.index(column) * len(names)
 
 
+def settle(folder: Path) -> None:
+    """Cut off what lies reserved behind the last row and the last detail entry.
+
+    The files are replaced and not truncated: a process that outlives its run may still have the old ones mapped, and
+    would die of it.
+    """
+    for path in (folder / "trail").glob("*.rows"):
+        trail = _read_one(path, "")
+        _shorten(path, len(trail.frames) * form.ROW.size)
+        _shorten(trail.details, trail.end_of_details())
+
+
+def _shorten(path: Path, size: int) -> None:
+    short = path.with_name(f".{path.name}")
+    short.unlink(missing_ok=True)
+    if path.exists() and path.stat().st_size > size:
+        with path.open("rb") as old, short.open("xb") as new:
+            while new.tell() < size and (data := old.read(min(1 << 20, size - new.tell()))):
+                new.write(data)
+        short.replace(path)
+
+
 def read(folder: Path) -> list[ProcessTrail]:
     """Return the trails of the run in ``folder``: by rank, then in the order in which the processes began to step."""
     found = []
@@ -51,9 +87,13 @@ def read(folder: Path) -> list[ProcessTrail]:
         rank = int(path.name.split("-")[0])
         seen[rank] = seen.get(rank, 0) + 1
         label = f"rank {rank}" + (f" #{seen[rank]}" if seen[rank] > 1 else "")
-        frames = form.unpack(path.read_bytes())
-        found.append(ProcessTrail(label, frames, path.with_suffix(".details"), _tables(path.with_suffix(".tables"))))
+        found.append(_read_one(path, label))
     return found
+
+
+def _read_one(path: Path, label: str) -> ProcessTrail:
+    details, tables = path.with_suffix(".details"), path.with_suffix(".tables")
+    return ProcessTrail(label, form.unpack(path.read_bytes()), details, _tables(tables))
 
 
 def _tables(path: Path) -> dict[int, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,12 +9,15 @@ from typing import Any
 import torch
 import xxhash
 
+from repro.worker.memory import WHOLE
+
 #: A tensor whose bytes cannot be read (fake, meta, batched, quantised) has this digest, and is counted.
 UNREADABLE = 1
 unreadable = 0
 _CHUNK = 1 << 22
-#: So many addresses are remembered for each tensor.
-_MOST_PLACES = 256
+#: The bytes of plain CPU tensors, by address and size. The memory is kept alive by the tensors, not by these views.
+_places: dict[tuple[int, int], Any] = {}
+_MOST_PLACES = 20_000
 _CPU = torch.device("cpu")
 _hash = xxhash.xxh3_64_intdigest
 _device_used = False
@@ -26,46 +28,48 @@ _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, the
 
 
 class Bank:
-    """Tensors that are digested together, again and again.
+    """Tensors that are digested together, again and again, each with the salt of its name, dtype and shape."""
 
-    A tensor's address is asked for at each reading. Where the bytes at an address were read before they are read again
-    where they lie (a view made by torch and numpy costs ten times as much): gradients are allocated anew at each step,
-    and come to lie at the same few addresses. The memory is kept alive by the tensors, not by the bank.
-    """
-
-    __slots__ = ("_known", "_sizes", "names", "seeds")
+    __slots__ = ("names", "seeds")
 
     def __init__(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
         self.names = list(names)
         self.seeds = [salt(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
-        self._sizes = [tensor.nbytes if tensor.layout is torch.strided else -1 for tensor in tensors]
-        self._known: list[dict[int, Any]] = [{} for _ in tensors]
 
     def digests(self, tensors: Iterable[torch.Tensor | None]) -> list[Any]:
         """Return each tensor's digest; 0 stands for None. They are those of the bank, or like them (gradients)."""
-        found = []
-        for tensor, seed, size, known in zip(tensors, self.seeds, self._sizes, self._known, strict=True):
-            if tensor is None:
-                found.append(0)
-                continue
-            try:
-                place = known.get(tensor.data_ptr()) if tensor.is_contiguous() and tensor.nbytes == size else None
-            except (RuntimeError, NotImplementedError):  # it has no address: a sparse gradient
-                place = None
-            found.append(_look(tensor, seed, size, known) if place is None else _hash(place, seed))
-        return found
+        return [0 if tensor is None else digest(tensor, seed) for tensor, seed in zip(tensors, self.seeds, strict=True)]
 
 
-def _look(tensor: torch.Tensor, seed: int, size: int, known: dict[int, Any]) -> Any:
-    """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
+def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
+    """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later.
+
+    Bytes that were read before are read again where they lie: tensors are allocated anew at each step, and come to lie
+    at the same few addresses. To see that they are plainly a tensor's values takes ten times as long.
+    """
     try:
-        if tensor.nbytes == size and is_plain(tensor) and _is_backed(tensor):
-            if len(known) >= _MOST_PLACES:
-                known.clear()
-            known[tensor.data_ptr()] = raw(tensor)
-    except (RuntimeError, NotImplementedError):
-        known.clear()
-    return digest(tensor, seed)
+        if tensor.is_cpu and tensor.is_contiguous() and type(tensor) in _PLAIN:
+            place = _places.get((tensor.data_ptr(), tensor.nbytes))
+            if place is not None:
+                return _hash(place, seed)
+    except (RuntimeError, NotImplementedError):  # it has no address: a sparse gradient
+        pass
+    return _look(tensor, seed)
+
+
+def _look(tensor: torch.Tensor, seed: int) -> Any:
+    """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
+    global unreadable
+    try:
+        if not (is_plain(tensor) and _is_backed(tensor)):
+            return _other_digest(tensor, seed)
+        if len(_places) >= _MOST_PLACES:
+            _places.clear()
+        place = _places[tensor.data_ptr(), tensor.nbytes] = raw(tensor)
+        return _hash(place, seed)
+    except Exception:
+        unreadable += 1
+        return UNREADABLE
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -97,21 +101,10 @@ def view(tensor: torch.Tensor) -> Any:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
-def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
-    """Return a tensor's digest: an int, or on an accelerator a 0-d int64 tensor to be read later."""
-    global unreadable
-    try:
-        if is_plain(tensor) and _is_backed(tensor):
-            return _hash(raw(tensor), seed)
-        return _other_digest(tensor, seed)
-    except Exception:
-        unreadable += 1
-        return UNREADABLE
-
-
 def raw(tensor: torch.Tensor) -> Any:
     """Return the bytes of a plain CPU tensor where they lie; they are kept alive by the tensor alone."""
-    return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+    address = tensor.data_ptr()
+    return WHOLE[address : address + tensor.nbytes]
 
 
 def _other_digest(tensor: torch.Tensor, seed: int) -> Any:

@@ -122,14 +122,21 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
     return state
 
 
-def threadpools() -> list[dict[str, Any]]:
-    """Return the thread pools of the loaded BLAS and OpenMP libraries, with versions, where threadpoolctl is there."""
+def threadpools() -> dict[str, dict[str, Any]]:
+    """Return the thread pools of the loaded BLAS and OpenMP libraries by name, where threadpoolctl is there."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
-        return []
-    found = _try(threadpool_info)
-    return [{key: pool[key] for key in sorted(pool) if key != "filepath"} for pool in found if isinstance(pool, dict)]
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    pools = _try(threadpool_info)
+    for pool in pools if isinstance(pools, list) else []:
+        name = pool["prefix"]
+        number = sum(other.partition("#")[0] == name for other in found)
+        found[f"{name}#{number + 1}" if number else name] = {
+            key: pool[key] for key in sorted(pool) if key not in ("filepath", "prefix")
+        }
+    return found
 
 
 def watch_loaders(observed: Lines) -> None:

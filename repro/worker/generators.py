@@ -1,13 +1,15 @@
 """The states of all random generators of a process, as one digest that is cheap enough for every step.
 
-Python's and numpy's global generators are read from memory: `random.getstate()` takes 34 us, this 0.3 us. The places
-are checked once against what the public calls return; where they do not agree, the public calls are used.
+Generators of Python, numpy and torch on a CPU are read from memory: `random.getstate()` takes 34 us, this 0.3 us. Each
+place is checked once against what the public calls return; where they do not agree, the public calls are used.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,48 +18,123 @@ import torch
 import xxhash
 
 from repro.worker import bits
+from repro.worker.memory import WHOLE
 
-_MT_WORDS = 624
+_WORDS = 624  # of a Mersenne Twister, 32 bits each
+_TO_WORDS = 20  # from the start of torch's engine
+
+#: Reads a state as some pieces of memory, or as a tensor.
+Reader = Callable[[], tuple[Any, ...]]
 
 
 class Generators:
     """Reads every generator's state; `extra` are the named streams of the run."""
 
     def __init__(self) -> None:
-        self._python = _python_reader()
-        self._numpy = _numpy_reader()
-        self.extra: list[Callable[[bool], tuple[Any, ...]]] = []
+        self._readers = [_python(), _numpy(), mersenne(torch.default_generator)]
 
-    def digest(self, *, deep: bool) -> int:
-        """Return the digest of the states now; of the named streams all only if ``deep``."""
-        state = xxhash.xxh3_64(self._python())
-        state.update(self._numpy())
-        torchs = torch.default_generator.get_state()
-        state.update(bits.raw(torchs))  # not .numpy(): a dispatch mode of the script's would see it
-        for read in self.extra:
-            for part in read(deep):
-                state.update(part)
+    def follow(self, stream: Any) -> None:
+        """Read a named stream as well: its numpy half, and its torch half if it has one."""
+        self._readers.append(_pcg64(getattr(stream, "numpy", stream).bit_generator))
+        if isinstance(stream, torch.Generator):
+            self._readers.append(mersenne(stream))
+
+    def digest(self) -> int:
+        """Return the digest of the states now."""
+        state = xxhash.xxh3_64()
+        for read in self._readers:
+            for part in read():
+                # Not .numpy(): a dispatch mode of the script's would see it.
+                state.update(bits.raw(part) if isinstance(part, torch.Tensor) else part)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             for generator in torch.cuda.default_generators:
                 state.update(bits.view(generator.get_state()))
         return state.intdigest()
 
 
-def _python_reader() -> Callable[[], Any]:
+def _python() -> Reader:
     """Return a reader of ``random``'s state. Source: CPython, Modules/_randommodule.c, struct RandomObject."""
     inst = random._inst
-    words = (ctypes.c_uint32 * (_MT_WORDS + 1)).from_address(id(inst) + object.__basicsize__)
+    place = id(inst) + object.__basicsize__
+    words = WHOLE[place : place + 4 * (_WORDS + 1)]
+    found = words.cast("I").tolist()
     state = inst.getstate()[1]
-    if (words[0], tuple(words[1:])) == (state[-1], state[:-1]):
-        return lambda: words
-    return lambda: repr(inst.getstate()).encode()
+    if (found[0], tuple(found[1:])) == (state[-1], state[:-1]):
+        return lambda: (words,)
+    return lambda: (repr(inst.getstate()).encode(),)
 
 
-def _numpy_reader() -> Callable[[], Any]:
+def _numpy() -> Reader:
     """Return a reader of ``numpy.random``'s global state. Source: numpy, mt19937.h, struct mt19937_state."""
     generator = np.random.mtrand._rand._bit_generator
     state = generator.state["state"]
-    words = (ctypes.c_uint32 * (_MT_WORDS + 1)).from_address(generator.ctypes.state_address)
-    if list(words[:-1]) == list(state["key"]) and words[_MT_WORDS] == state["pos"]:
-        return lambda: words
-    return lambda: repr(generator.state).encode()
+    place = generator.ctypes.state_address
+    words = WHOLE[place : place + 4 * (_WORDS + 1)]
+    found = words.cast("I").tolist()
+    if found[:-1] == list(state["key"]) and found[-1] == state["pos"]:
+        return lambda: (words,)
+    return lambda: (repr(generator.state).encode(),)
+
+
+def _pcg64(generator: Any) -> Reader:
+    """Return a reader of a PCG64, the generator of `numpy.random.default_rng`.
+
+    Source: numpy, _pcg64.pyx, struct pcg64_state: a pointer to state and increment (32 bytes), then what is buffered.
+    """
+    state = generator.state
+    address = generator.ctypes.state_address
+    size = ctypes.sizeof(ctypes.c_void_p)
+    place = int.from_bytes(WHOLE[address : address + size], sys.byteorder)
+    words, buffered = WHOLE[place : place + 32], WHOLE[address + size : address + size + 8]
+    if place and words[:16].tobytes() == state["state"]["state"].to_bytes(16, sys.byteorder):
+        return lambda: (words, buffered)
+    return lambda: (repr(generator.state).encode(),)
+
+
+def mersenne(generator: torch.Generator) -> Reader:
+    """Return a reader of one of torch's generators on a CPU.
+
+    Source: ATen/core/MT19937RNGEngine.h, struct mt19937_data_pod: seed (8 bytes), left (4), seeded (1, then 3 that
+    nobody sets), next (4), the words. `_normal_flag` bytes on is the flag that says if every other normal draw's twin
+    is kept. The legacy layout of `get_state` is in ATen/CPUGeneratorImpl.cpp, CPUGeneratorImplStateLegacy.
+    """
+    flag = _normal_flag()
+    start = _twister(generator) if flag else None
+    if start is None:
+        return lambda: (generator.get_state(),)
+    words = WHOLE[start + 16 : start + _TO_WORDS + 4 * _WORDS]
+    parts = (WHOLE[start : start + 12], words, WHOLE[start + flag : start + flag + 1])
+    return lambda: parts
+
+
+def _twister(generator: torch.Generator) -> int | None:
+    """Return the address of a generator's engine, or None if its memory is not as expected."""
+    legacy = generator.get_state().numpy().tobytes()
+    left, next_ = (int.from_bytes(legacy[at : at + 4], sys.byteorder) for at in (8, 16))
+    words = np.frombuffer(legacy[24 : 24 + 8 * _WORDS], np.uint64).astype(np.uint32).tobytes()
+    cdata = getattr(generator, "_cdata", 0)
+    if not cdata:
+        return None
+    at = bytes(WHOLE[cdata : cdata + 128 + len(words)]).find(words)
+    if at < _TO_WORDS:
+        return None
+    start = int(cdata) + at - _TO_WORDS
+    found = [int.from_bytes(WHOLE[start + place : start + place + 4], sys.byteorder) for place in (8, 16)]
+    return start if found == [left, next_] else None
+
+
+@functools.cache
+def _normal_flag() -> int:
+    """Return how far behind a generator's engine the flag of the kept normal draw lies; 0 if it is not found."""
+    scratch = torch.Generator()
+    scratch.manual_seed(1)
+    start = _twister(scratch)
+    if start is None:
+        return 0
+    end = _TO_WORDS + 4 * _WORDS
+    seen = []
+    for _ in range(4):
+        torch.randn(1, generator=scratch)  # the first of two keeps one, the second uses it up
+        seen.append(bytes(WHOLE[start + end : start + end + 24]))
+    found = [at for at in range(24) if [value[at] for value in seen] == [1, 0, 1, 0]]
+    return end + found[0] if len(found) == 1 else 0

@@ -21,7 +21,7 @@ NOT_SEALED = 125
 _job: Job | None = None
 _observed: Lines | None = None
 _trail: Any = None
-_followers: list[Callable[[bool], tuple[Any, ...]]] = []
+_streams: list[Any] = []
 
 
 def here() -> tuple[Job | None, Lines | None]:
@@ -29,11 +29,11 @@ def here() -> tuple[Job | None, Lines | None]:
     return _job, _observed
 
 
-def follow(read: Callable[[bool], tuple[Any, ...]]) -> None:
-    """Let the trail's generators column take in one more state."""
-    _followers.append(read)
+def follow(stream: Any) -> None:
+    """Let the trail's generators column take in one more stream."""
+    _streams.append(stream)
     if _trail is not None:
-        _trail.generators.extra.append(read)
+        _trail.generators.follow(stream)
 
 
 def wait_for_seal() -> None:
@@ -104,7 +104,8 @@ def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
 
     global _trail
     _trail = Trail(_job, _observed)
-    _trail.generators.extra += _followers
+    for stream in _streams:
+        _trail.generators.follow(stream)
     _trail.install()
 
 

@@ -127,20 +127,15 @@ class Run:
         It is a `torch.Generator` with all methods of a `numpy.random.Generator` (``.numpy`` is one). With indices,
         ``run.rng("augment", epoch, index)``, a new counter-based stream that depends on nothing but its key.
         """
-        from repro.worker import streams
+        from repro.worker import hook, streams
 
         replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
         if at:
             return streams.make(self.seed, name, replicate, at)
         if name not in self._streams:
             self._streams[name] = streams.make(self.seed, name, replicate, ())
-            self._follow(self._streams[name])
+            hook.follow(self._streams[name])
         return self._streams[name]
-
-    def _follow(self, stream: Any) -> None:
-        from repro.worker import hook, streams
-
-        hook.follow(streams.reader(stream))
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         """Return a block in which the global generators of Python, numpy and torch draw from the named stream."""

@@ -7,9 +7,8 @@ was never imported it is the numpy part alone. Its seeds come from `repro.record
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,29 +49,6 @@ def _torch_class() -> Any:
 
 
 _class: Any = None
-
-
-def reader(stream: Any) -> Callable[[bool], tuple[Any, ...]]:
-    """Return a function that gives the parts of a stream's state as bytes: torch's, which takes 1 us, only if ``deep``.
-
-    numpy's PCG64 is read from memory where it lies as expected, else by its public property (5 us).
-    Source: numpy, _pcg64.pyx, struct pcg64_state: a pointer to state and increment (32 bytes), then what is buffered.
-    """
-    numpy_part = _pcg64_reader(getattr(stream, "numpy", stream).bit_generator)
-    if not hasattr(stream, "get_state"):
-        return lambda _deep: numpy_part()
-    return lambda deep: (*numpy_part(), stream.get_state().numpy()) if deep else numpy_part()
-
-
-def _pcg64_reader(generator: Any) -> Callable[[], tuple[Any, ...]]:
-    state = generator.state
-    address = generator.ctypes.state_address
-    place = ctypes.c_void_p.from_address(address).value
-    words = (ctypes.c_char * 32).from_address(place or address)
-    buffered = (ctypes.c_char * 8).from_address(address + ctypes.sizeof(ctypes.c_void_p))
-    if place and words.raw[:16] == state["state"]["state"].to_bytes(16, sys.byteorder):
-        return lambda: (words, buffered)
-    return lambda: (repr(generator.state).encode(),)
 
 
 class Swap:

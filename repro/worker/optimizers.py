@@ -1,0 +1,103 @@
+"""What is known of one optimizer: its parameters, their names, and how its columns of the trail are read."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import xxhash
+
+from repro.record import trail as form
+from repro.worker import bits, names
+from repro.worker.job import Job
+
+_FIXED = (float, int, bool, str, type(None))
+
+
+class Known:
+    """What is known of one optimizer: its parameters, their names, and how often a frame is full."""
+
+    def __init__(
+        self, number: int, optimizer: torch.optim.Optimizer, roots: Sequence[torch.nn.Module], job: Job
+    ) -> None:
+        self.number = number
+        self.step = 0
+        self.table = 0
+        self.pending: tuple[int, int, int, list[Any]] | None = None
+        self.groups = [group["params"] for group in optimizer.param_groups]
+        self.parameters = [parameter for group in self.groups for parameter in group]
+        self.settings = 0
+        self._seen: list[dict[str, Any]] | None = None
+        self._look_at_settings(optimizer)
+        found = names.of(self.groups, roots)
+        self.bank = bits.Bank(self.parameters, found.parameters)
+        self._buffers = found.buffers
+        self.kept = bits.Bank([tensor for tensor in self.buffers() if tensor is not None], found.buffer_names)
+        n = 8 * len(self.parameters)
+        #: Of a detail entry, the parts: parameters before, gradients, parameters after, state, buffers.
+        self.parts = [*(slice(8 + i * n, 8 + (i + 1) * n) for i in range(4)), slice(8 + 4 * n, None)]
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+        self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
+
+    def is_still(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Say whether the optimizer has the parameters that are known of it; `settings` is up to date then."""
+        try:
+            if self._seen is not None and optimizer.param_groups == self._seen:
+                return True
+        except RuntimeError:  # two lists of parameters that are not the same were compared
+            pass
+        now = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if len(now) != len(self.parameters) or any(map(operator.is_not, now, self.parameters)):
+            return False
+        self._look_at_settings(optimizer)
+        return True
+
+    def _look_at_settings(self, optimizer: torch.optim.Optimizer) -> None:
+        """Digest every group's settings, and keep a copy to compare with if what they are is seen by comparing."""
+        groups = [{**group, "params": [*group["params"]]} for group in optimizer.param_groups]
+        values = [[value for name, value in group.items() if name != "params"] for group in groups]
+        self.settings = xxhash.xxh3_64_intdigest(
+            repr([[_plain(value) for value in group] for group in values]).encode()
+        )
+        self._seen = groups if all(_is_fixed(value) for group in values for value in group) else None
+
+    def buffers(self) -> list[torch.Tensor | None]:
+        """Return the buffers that the networks have now; None for one that is gone."""
+        modules = ((reference(), name) for reference, name in self._buffers)
+        return [None if module is None else module._buffers.get(name) for module, name in modules]
+
+    def parameters_now(self) -> list[Any]:
+        """Return one digest for each parameter."""
+        return self.bank.digests(self.parameters)
+
+    def gradients(self) -> list[Any]:
+        """Return one digest for each parameter's gradient, 0 where there is none."""
+        return self.bank.digests([parameter.grad for parameter in self.parameters])
+
+    def state(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Return one digest for each parameter's optimizer state (momenta, step counts), 0 where it has none."""
+        states = (optimizer.state.get(parameter) for parameter in self.parameters)
+        return [bits.combine([*_digests(state)]) if state else 0 for state in states]
+
+
+def _digests(value: Any) -> Iterator[Any]:
+    """Yield a digest for each part of an optimizer's state, also those in its lists (LBFGS)."""
+    if isinstance(value, torch.Tensor):
+        yield bits.digest(value, bits.salt(value, ""))
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _digests(item)
+    else:
+        yield xxhash.xxh3_64_intdigest(repr(value).encode()[:10_000])
+
+
+def _is_fixed(value: Any) -> bool:
+    """Say whether a setting cannot be changed in place."""
+    return isinstance(value, _FIXED) or (type(value) is tuple and all(_is_fixed(item) for item in value))
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting by its value."""
+    return value.tolist() if isinstance(value, torch.Tensor) else value

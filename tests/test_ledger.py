@@ -1,0 +1,81 @@
+"""The files that a process's rows are written to through memory: nothing lost, nothing torn, nothing broken."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro.worker.ledger import Ledger
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(16, 200_000), min_size=1, max_size=20))
+def test_what_is_appended_is_there_whole_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    """Entries of any size, also larger than what is mapped at a time, lie one behind the other where it was said."""
+    ledger = Ledger(str(tmp_path_factory.mktemp("ledger") / "rows"))
+    entries = [os.urandom(size) for size in sizes]
+    places = [ledger.append(entry) for entry in entries]
+    assert places == [sum(sizes[:index]) for index in range(len(sizes))]
+    data = Path(ledger.path).read_bytes()
+    assert data[: sum(sizes)] == b"".join(entries)
+    assert not data[sum(sizes) :].strip(b"\0")
+    ledger.close()
+    assert ledger.append(b"after" * 4) == sum(sizes)
+
+
+def test_all_is_there_after_a_kill(tmp_path: Path) -> None:
+    """What was appended a moment before ``kill -9`` is in the file, and no descriptor was held for it."""
+    code = (
+        "import os, signal, sys; from repro.worker.ledger import Ledger\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "ledger = Ledger(sys.argv[1])\n"
+        "for i in range(2000): ledger.append(i.to_bytes(112, 'little'))\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "rows"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    data = (tmp_path / "rows").read_bytes()
+    assert [int.from_bytes(data[112 * i : 112 * (i + 1)], "little") for i in range(2000)] == [*range(2000)]
+
+
+def test_a_forked_child_that_lets_go_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    """The parent goes on writing where it was."""
+    ledger = Ledger(str(tmp_path / "rows"))
+    ledger.append(b"first" * 4)
+    pid = os.fork()
+    if pid == 0:
+        ledger.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    ledger.append(b"again" * 4)
+    assert Path(ledger.path).read_bytes().startswith(b"first" * 4 + b"again" * 4)
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    """Room is reserved before it is written to: no bus error; what is there stays, and other files can be written."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        ledger = Ledger(str(folder / "rows"))
+        written = []
+        with pytest.raises(OSError, match="No space") as caught:
+            written.extend(ledger.append(index.to_bytes(112, "little")) for index in range(100_000))
+        count = len(written)
+        assert caught.value.errno == errno.ENOSPC
+        data = (folder / "rows").read_bytes()
+        assert [int.from_bytes(data[112 * i : 112 * (i + 1)], "little") for i in range(count)] == [*range(count)]
+        assert count > 1000
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
