@@ -54,7 +54,7 @@ model = network(width, 0.2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.0005)
 def block():
     start = time.perf_counter()
-    order = torch.randperm(max(1078, batch), generator=run.rng("order")).split(batch)
+    order = torch.randperm(1078, generator=run.rng("order")).split(batch)[: 1078 // batch]
     for index in order:
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x[index]), y[index])
@@ -148,7 +148,7 @@ def run(scratch: Path) -> None:
 
 
 #: Of a step: what it is called, the network's width, the batch's size, blocks of steps, the limit in percent.
-STEPS = (("digits", 20, 64, 400, 5), ("about 1 ms", 10, 48, 800, 5), ("about 100 ms", 80, 1024, 24, 1))
+STEPS = (("digits", 20, 64, 400, 5), ("about 1 ms", 8, 48, 800, 5), ("about 100 ms", 96, 512, 60, 1))
 
 
 def trail(scratch: Path) -> None:
@@ -161,8 +161,8 @@ def trail(scratch: Path) -> None:
         on, off = json.loads(done.stdout)
         return statistics.median(on), statistics.median(off)
 
-    for name, width, batch, blocks, limit in STEPS:
-        pairs = [once(scratch / f"{width}-{index}", width, batch, blocks) for index in range(5)]
+    for name, *size, limit in STEPS:
+        pairs = [once(scratch / f"{name}-{index}", *size) for index in range(5)]
         print(f"trail   {name:12} step {spread([off for _, off in pairs])} ms")
         print(f"        the trail adds    {spread([(on / off - 1) * 100 for on, off in pairs])} %; limit {limit} %")
 

@@ -1,8 +1,10 @@
 """The files that a process's rows are written to through memory: nothing lost, nothing torn, nothing broken."""
 
 import errno
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repro.record import trail as form
+from repro.run import trails
 from repro.worker.ledger import Ledger
 
 
@@ -79,3 +83,31 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         assert count > 1000
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_what_is_reserved_is_cut_off_without_harm_to_who_still_writes(tmp_path: Path) -> None:
+    """The files end with their last entry; a process that outlived the run goes on, and no longer reaches them."""
+    (tmp_path / "trail").mkdir()
+    stem = tmp_path / "trail" / "00000-0000-1-1"
+    table = {"table": 0, "names": ["weight", "bias"], "buffers": ["mean"]}
+    stem.with_suffix(".tables").write_text(json.dumps(table) + "\n")
+    rows, details = Ledger(f"{stem}.rows"), Ledger(f"{stem}.details")
+
+    def step(number: int, flags: int, digests: list[int]) -> None:
+        at = details.append(struct.pack(f"<{1 + len(digests)}Q", 0, *digests))
+        rows.append(form.pack(form.Frame(number, 0, flags, at + 1, (1,) * 9, b"chain of 16 byte")))
+
+    step(0, form.FULL | form.DEEP, [*range(9)])
+    step(1, form.FULL, [10, 11, 12, 13, 0, 0])
+    trails.settle(tmp_path)
+    assert os.path.getsize(rows.path) == 2 * 112
+    assert os.path.getsize(details.path) == 8 * (10 + 7)
+    for number in range(2, 2000):
+        step(number, form.FULL, [0] * 6)
+    trails.settle(tmp_path)
+    assert sorted(path.suffix for path in stem.parent.iterdir()) == [".details", ".rows", ".tables"]
+    [found] = trails.read(tmp_path)
+    assert [frame.step for frame in found.frames] == [0, 1]
+    assert found.tensors(found.frames[0], form.BUFFERS) == {"mean": 8}
+    assert found.tensors(found.frames[1], form.PARAMETERS_OUT) == {"weight": 0, "bias": 0}
+    assert found.tensors(found.frames[1], form.STATE) is None

@@ -26,13 +26,6 @@ _DEPTH = 6
 
 
 _is_compiling = torch.compiler.is_compiling
-_transforms = torch._C._functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
-
-
-def out_of_sight() -> bool:
-    """Say whether this call is being traced or transformed, when tensors have no bytes to read."""
-    return _is_compiling() or _transforms() is not None or _tracing() is not None
 
 
 class Batches:
@@ -84,9 +77,6 @@ class Batches:
         return [module for module in found if module is not None]
 
     def _take(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        if out_of_sight():
-            self.hidden = True
-            return
         known = self._roots.get(id(module))
         if known is None or known() is not module:
             self._roots.pop(id(module), None)
@@ -111,9 +101,8 @@ class Batches:
 
     def backward(self, tensors: Any) -> None:
         """Take the bits of the losses that a backward pass starts from."""
-        if not out_of_sight():
-            for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
-                self.loss.append(bits.digest(tensor))
+        for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
+            self.loss.append(bits.digest(tensor))
         if len(self.loss) > _MOST_DIGESTS:
             self.loss = [bits.combine(self.loss)]
 

@@ -57,10 +57,22 @@ def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     return _look(tensor, seed)
 
 
+_is_compiling = torch.compiler.is_compiling
+_transforms = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+
+
+def out_of_sight() -> bool:
+    """Say whether this is being traced or transformed, when tensors have no bytes to read."""
+    return _is_compiling() or _transforms() is not None or _tracing() is not None
+
+
 def _look(tensor: torch.Tensor, seed: int) -> Any:
     """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
     global unreadable
     try:
+        if out_of_sight():
+            raise NotImplementedError  # noqa: TRY301
         if not (is_plain(tensor) and _is_backed(tensor)):
             return _other_digest(tensor, seed)
         if len(_places) >= _MOST_PLACES:

@@ -21,63 +21,79 @@ from repro.worker import bits
 from repro.worker.memory import WHOLE
 
 _WORDS = 624  # of a Mersenne Twister, 32 bits each
+_FIRST = 128  # so many bytes of the words are read: a seed and each 624th draw change all of them
 _TO_WORDS = 20  # from the start of torch's engine
 
-#: Reads a state as some pieces of memory, or as a tensor.
-Reader = Callable[[], tuple[Any, ...]]
+#: Reads a state whose place in memory is not known.
+Reader = Callable[[], bytes]
+Places = tuple[memoryview, ...]
 
 
 class Generators:
     """Reads every generator's state; `extra` are the named streams of the run."""
 
     def __init__(self) -> None:
-        self._readers = [_python(), _numpy(), mersenne(torch.default_generator)]
+        self._readers: list[Reader] = []
+        self._places: list[memoryview] = []
+        for reader in (_python(), _numpy(), mersenne(torch.default_generator)):
+            self._add(reader)
+
+    def _add(self, reader: Reader | Places) -> None:
+        if callable(reader):
+            self._readers.append(reader)
+        else:
+            self._places += reader
 
     def follow(self, stream: Any) -> None:
         """Read a named stream as well: its numpy half, and its torch half if it has one."""
-        self._readers.append(_pcg64(getattr(stream, "numpy", stream).bit_generator))
+        self._add(_pcg64(getattr(stream, "numpy", stream).bit_generator))
         if isinstance(stream, torch.Generator):
-            self._readers.append(mersenne(stream))
+            self._add(mersenne(stream))
 
     def digest(self) -> int:
         """Return the digest of the states now."""
         state = xxhash.xxh3_64()
+        for place in self._places:
+            state.update(place)
         for read in self._readers:
-            for part in read():
-                # Not .numpy(): a dispatch mode of the script's would see it.
-                state.update(bits.raw(part) if isinstance(part, torch.Tensor) else part)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            for generator in torch.cuda.default_generators:
-                state.update(bits.view(generator.get_state()))
+            state.update(read())
+        for generator in torch.cuda.default_generators:  # none before CUDA is initialised
+            state.update(bits.view(generator.get_state()))
         return state.intdigest()
 
 
-def _python() -> Reader:
-    """Return a reader of ``random``'s state. Source: CPython, Modules/_randommodule.c, struct RandomObject."""
+def _python() -> Reader | Places:
+    """Return where ``random``'s state lies, or a reader of it.
+
+    Source: CPython, Modules/_randommodule.c, struct RandomObject.
+    """
     inst = random._inst
     place = id(inst) + object.__basicsize__
     words = WHOLE[place : place + 4 * (_WORDS + 1)]
     found = words.cast("I").tolist()
     state = inst.getstate()[1]
     if (found[0], tuple(found[1:])) == (state[-1], state[:-1]):
-        return lambda: (words,)
-    return lambda: (repr(inst.getstate()).encode(),)
+        return (words[: 4 + _FIRST],)
+    return lambda: repr(inst.getstate()).encode()
 
 
-def _numpy() -> Reader:
-    """Return a reader of ``numpy.random``'s global state. Source: numpy, mt19937.h, struct mt19937_state."""
+def _numpy() -> Reader | Places:
+    """Return where ``numpy.random``'s global state lies, or a reader of it.
+
+    Source: numpy, mt19937.h, struct mt19937_state.
+    """
     generator = np.random.mtrand._rand._bit_generator
     state = generator.state["state"]
     place = generator.ctypes.state_address
     words = WHOLE[place : place + 4 * (_WORDS + 1)]
     found = words.cast("I").tolist()
     if found[:-1] == list(state["key"]) and found[-1] == state["pos"]:
-        return lambda: (words,)
-    return lambda: (repr(generator.state).encode(),)
+        return words[:_FIRST], words[4 * _WORDS :]
+    return lambda: repr(generator.state).encode()
 
 
-def _pcg64(generator: Any) -> Reader:
-    """Return a reader of a PCG64, the generator of `numpy.random.default_rng`.
+def _pcg64(generator: Any) -> Reader | Places:
+    """Return where the state of a PCG64 (of `numpy.random.default_rng`) lies, or a reader of it.
 
     Source: numpy, _pcg64.pyx, struct pcg64_state: a pointer to state and increment (32 bytes), then what is buffered.
     """
@@ -87,12 +103,12 @@ def _pcg64(generator: Any) -> Reader:
     place = int.from_bytes(WHOLE[address : address + size], sys.byteorder)
     words, buffered = WHOLE[place : place + 32], WHOLE[address + size : address + size + 8]
     if place and words[:16].tobytes() == state["state"]["state"].to_bytes(16, sys.byteorder):
-        return lambda: (words, buffered)
-    return lambda: (repr(generator.state).encode(),)
+        return words, buffered
+    return lambda: repr(generator.state).encode()
 
 
-def mersenne(generator: torch.Generator) -> Reader:
-    """Return a reader of one of torch's generators on a CPU.
+def mersenne(generator: torch.Generator) -> Reader | Places:
+    """Return where the state of one of torch's generators on a CPU lies, or a reader of it.
 
     Source: ATen/core/MT19937RNGEngine.h, struct mt19937_data_pod: seed (8 bytes), left (4), seeded (1, then 3 that
     nobody sets), next (4), the words. `_normal_flag` bytes on is the flag that says if every other normal draw's twin
@@ -101,10 +117,12 @@ def mersenne(generator: torch.Generator) -> Reader:
     flag = _normal_flag()
     start = _twister(generator) if flag else None
     if start is None:
-        return lambda: (generator.get_state(),)
-    words = WHOLE[start + 16 : start + _TO_WORDS + 4 * _WORDS]
-    parts = (WHOLE[start : start + 12], words, WHOLE[start + flag : start + flag + 1])
-    return lambda: parts
+        return lambda: bytes(generator.get_state().numpy())
+    return (
+        WHOLE[start : start + 12],
+        WHOLE[start + 16 : start + _TO_WORDS + _FIRST],
+        WHOLE[start + flag : start + flag + 1],
+    )
 
 
 def _twister(generator: torch.Generator) -> int | None:

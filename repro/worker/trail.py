@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from repro.record import trail as form
 from repro.worker import bits
-from repro.worker.batches import Batches, out_of_sight
+from repro.worker.batches import Batches
 from repro.worker.determinism import numerics, threadpools
 from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
@@ -32,6 +32,13 @@ from repro.worker.optimizers import Known
 
 _hash = xxhash.xxh3_64_intdigest
 _NUMBER = struct.Struct("<Q")
+
+_NOBODY: Any = (lambda: None, None)
+
+
+def _forget(optimizers: dict[int, Any], key: int, reference: Any) -> None:
+    if optimizers.get(key, _NOBODY)[0] is reference:
+        del optimizers[key]
 
 
 class Trail:
@@ -56,7 +63,7 @@ class Trail:
                 ledger.close()
         self._rows = self._details = None
         self._tables = ""
-        self._optimizers: weakref.WeakKeyDictionary[Any, Known] = weakref.WeakKeyDictionary()
+        self._optimizers: dict[int, tuple[weakref.ref[Any], Known]] = {}
         self._count = 0
         self._numbers = itertools.count()
         self._chain = form.NO_CHAIN
@@ -81,7 +88,7 @@ class Trail:
         if torch.compiler.is_compiling():
             return
         try:
-            known = self._optimizers.get(optimizer)
+            known = self._known(optimizer)
             if known is not None and known.pending is not None:
                 self._look_after(optimizer, known, *known.pending)
                 known.pending = None
@@ -110,8 +117,8 @@ class Trail:
         variable.call_method = call_method
 
     def _look_before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        known = self._optimizers.get(optimizer)
-        if out_of_sight():
+        known = self._known(optimizer)
+        if bits.out_of_sight():
             self._batches.hidden = True
             if known is not None:
                 known.pending = None
@@ -127,6 +134,10 @@ class Trail:
             if not closure:
                 entry += known.gradients()
         known.pending = flags, self.generators.digest(), known.settings, entry
+
+    def _known(self, optimizer: torch.optim.Optimizer) -> Known | None:
+        reference, known = self._optimizers.get(id(optimizer), _NOBODY)
+        return known if reference() is optimizer else None
 
     def _look_after(
         self, optimizer: torch.optim.Optimizer, known: Known, flags: int, generators: int, settings: int, entry: Any
@@ -163,7 +174,8 @@ class Trail:
         self._count += known is None
         fresh.step = 0 if known is None else known.step
         fresh.table = next(self._numbers)
-        self._optimizers[optimizer] = fresh
+        key = id(optimizer)
+        self._optimizers[key] = weakref.ref(optimizer, functools.partial(_forget, self._optimizers, key)), fresh
         table = {
             "table": fresh.table,
             "optimizer": number,
