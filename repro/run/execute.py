@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from repro.base import clock, files, journal
 from repro.capture import interpreter
@@ -37,7 +38,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is made, where that has no bearing on its result."""
+    """How a run is made, where that has no bearing on its result.
+
+    ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
+    fields of the `Job`: where a replay ends early, what it looks at.
+    """
 
     to_stderr: bool = False
     given: seal.Given | None = None
@@ -46,6 +51,8 @@ class Options:
     say: Callable[[str], None] = lambda _text: None
     sealed: Callable[[Record, list[str]], None] = lambda _record, _said: None
     allow_outside: bool = False
+    overrides: Mapping[str, str | None] = field(default_factory=dict)
+    job: Mapping[str, Any] = field(default_factory=dict)
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -73,7 +80,8 @@ class _Execution:
         self.options = options
         base = request.child_environment(options.environment if options.environment is not None else os.environ)
         self.settings = profiles.settle(asked.profile, base, asked.threads, asked.command or ())
-        self.env = base | self.settings.variables
+        changed: dict[str, str | None] = {**base, **self.settings.variables, **options.overrides}
+        self.env = {name: value for name, value in changed.items() if value is not None}
         self.command, self.python, self.early = self._resolve()
         self.run_id = clock.new_run_id()
         self._journal_end = journal.end(store.journal)
@@ -158,6 +166,7 @@ class _Execution:
             keep=[os.path.join(place, name) for name in keep],
             budget=self.asked.budget,
             horizon=self.asked.budget,
+            **self.options.job,
         )
 
     def _conclude(self, captured: seal.Captured, digest: str, end: local.End) -> Result:

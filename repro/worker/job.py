@@ -38,6 +38,8 @@ class Job:
     keep: list[str] = field(default_factory=list)
     budget: dict[str, int] = field(default_factory=dict)
     horizon: dict[str, int] = field(default_factory=dict)
+    until: int | None = None
+    against: str = ""
 
     def write(self) -> None:
         """Write ``job.json`` into the job's folder."""

@@ -21,7 +21,7 @@ import xxhash
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from repro.record import trail as form
-from repro.worker import bits
+from repro.worker import bits, bounds
 from repro.worker.batches import Batches
 from repro.worker.determinism import numerics, threadpools
 from repro.worker.generators import Generators
@@ -62,6 +62,7 @@ class Trail:
             if ledger is not None:
                 ledger.close()
         self._rows = self._details = None
+        self._bounds: bounds.Bounds | None = None
         self._tables = ""
         self._optimizers: dict[int, tuple[weakref.ref[Any], Known]] = {}
         self._count = 0
@@ -194,6 +195,7 @@ class Trail:
         stem = os.path.join(self._job.folder, "trail", f"{place(number)}-{time.time_ns():019d}-{os.getpid()}")
         self._rows, self._details = Ledger(f"{stem}.rows"), Ledger(f"{stem}.details")
         self._tables = f"{stem}.tables"
+        self._bounds = bounds.of(self._job, self._observed, self._rows.path)
 
     def _write(self, known: Known, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
         assert self._rows is not None and self._details is not None  # noqa: S101, PT018
@@ -206,3 +208,5 @@ class Trail:
         if entry:
             row = row[:16] + _NUMBER.pack(self._details.append(entry) + 1) + row[24:]
         self._rows.append(row[:-16] + self._chain)
+        if self._bounds is not None:
+            self._bounds.check(known.step, known.number, self._chain)
