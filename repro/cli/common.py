@@ -76,13 +76,17 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+#: A digest, of which the beginning is enough for a person.
+_DIGEST = re.compile(r"\b((?:sha256|git|xxh3|keyed):[0-9a-f]{12})[0-9a-f]+")
+
+
 def shown(value: Any) -> str:
     """Return one side of a difference: a command as it is typed, nothing as ``none``."""
     if value is None:
         return "none"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return shlex.join(value)
-    return str(value)
+    return _DIGEST.sub(r"\1", str(value))
 
 
 def short(text: str | None, length: int = 12) -> str:
@@ -142,3 +146,16 @@ def needs_runs(store: Store) -> None:
     """Raise UsageError when a store that does not exist is asked for runs."""
     if not store.exists():
         raise UsageError(f"there is no store in {store.folder}", hint="repro run -- python train.py makes one")
+
+
+_MOST = 12
+
+
+def print_list(title: str, lines: list[str]) -> None:
+    """Print lines under a title on standard output, at most a dozen of them; nothing where there are none."""
+    if lines:
+        click.echo(f"  {title}:")
+        for line in lines[:_MOST]:
+            click.echo(f"    {line}")
+        if len(lines) > _MOST:
+            click.echo(f"    ... and {len(lines) - _MOST} more (--json has all)")

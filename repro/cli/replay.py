@@ -2,42 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from repro.cli import common
-from repro.replay import replay
+from repro.cli import common, plot
+from repro.errors import UsageError
+from repro.record.values import Record
+from repro.replay import grade, replay, why
+from repro.replay.plan import as_recorded, changed
+from repro.run import metrics
 from repro.store import names
 from repro.store.store import Store
 
 _EXIT = {"IDENTICAL": 0, "WITHIN_TOLERANCE": 0, "COMPATIBLE": 0, "DIFFERENT": 3, "NOT_REPLAYABLE": 4}
-_MOST = 12
+#: From the best to the worst.
+_ORDER = [*_EXIT]
 
 
 @click.command("replay")
 @click.argument("run")
+@click.option("--with", "changes", multiple=True, metavar="NAME=VALUE", help="Change a circumstance on purpose.")
+@click.option(
+    "--code",
+    type=click.Choice(["recorded", "current"]),
+    default="recorded",
+    help="current: the project as it is now, instead of the recorded code.",
+)
+@click.option("--until", type=click.IntRange(0), metavar="STEP", help="End after this step of the first optimizer.")
+@click.option("--times", type=click.IntRange(1), default=1, metavar="N", help="Replay N times, and compare those too.")
+@click.option("--why", "wants_why", is_flag=True, help="Prove which difference is the cause, by undoing one at a time.")
 @click.option("--keep", is_flag=True, help="Keep the folder in which the replay ran.")
 @click.option("--allow-outside-writes", is_flag=True, help="Let the replay write outside its own folder.")
 @common.json_option
-def command(run: str, keep: bool, allow_outside_writes: bool, as_json: bool) -> int:
+def command(
+    run: str,
+    changes: tuple[str, ...],
+    code: str,
+    until: int | None,
+    times: int,
+    wants_why: bool,
+    keep: bool,
+    allow_outside_writes: bool,
+    as_json: bool,
+) -> int:
     """Run RUN again from its record, in a folder of its own, and compare bit for bit.
 
-    Exit code 0: IDENTICAL. 3: DIFFERENT. 4: NOT_REPLAYABLE, with the reason.
+    --with takes threads=1, seed=7, determinism=off, params.lr=0.1, env.NAME=VALUE, and env.NAME alone to unset it.
+
+    Exit code 0: IDENTICAL, WITHIN_TOLERANCE or COMPATIBLE. 3: DIFFERENT. 4: NOT_REPLAYABLE, with the reason.
     """
+    if wants_why and (times > 1 or until is not None):
+        raise UsageError("--why makes its own replays: it goes with neither --times nor --until")
     store = common.open_store()
     common.needs_runs(store)
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
-    common.say(f"repro: replaying {run_id}", dim=True)
-    found = replay.replay(
-        store, run_id, to_stderr=as_json, keep=keep, allow_outside=allow_outside_writes, say=common.say
-    )
+    record = store.record(run_id)
+    plan = changed(as_recorded(record), record, changes)
+    if code == "current":
+        plan = replace(plan, code=why.current_code(store, record))
+    asked = replay.Asked(as_json or wants_why, keep, allow_outside_writes, common.say, until)
+    found = []
+    for number in range(times):
+        common.say(f"repro: replaying {run_id}" + (f" ({number + 1} of {times})" if times > 1 else ""), dim=True)
+        found.append(replay.replay(store, run_id, plan, asked))
+    cause = why.why(store, run_id, plan, found[0], asked) if wants_why else None
+    worst = max(found, key=lambda item: _ORDER.index(item.verdict))
+    rest = _times(store, record, found) | ({} if cause is None else _cause(cause))
     if as_json:
-        common.emit(_document(found))
+        common.emit(_document(worst) | rest)
     else:
-        _print(found)
-    return _EXIT[found.verdict]
+        _print(store, worst, cause, rest)
+    return _EXIT[worst.verdict]
+
+
+def _times(store: Store, record: Record, found: list[replay.Replayed]) -> dict[str, Any]:
+    """Return what several replays say together: whether they agree, and if they fall short of the seeds' runs."""
+    if len(found) == 1:
+        return {}
+    ends = [item.comparison.last for item in found if item.comparison is not None]
+    seeds = grade.other_seeds(store, record)
+    return {
+        "times": [{"run_id": item.run_id, "verdict": item.verdict} for item in found],
+        "agree": why.agree(store, record, found),
+        "worse": grade.worse(record.metrics, seeds, ends),
+    }
+
+
+def _cause(found: why.Why) -> dict[str, Any]:
+    return {
+        "cause": found.cause,
+        "why": {"reason": found.reason, "hint": found.hint, "replays": found.replays, "not_undone": found.not_undone},
+    }
 
 
 def _document(found: replay.Replayed) -> dict[str, Any]:
@@ -59,38 +118,90 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "notes": found.notes,
         "gaps": found.gaps,
         "folder": found.folder,
+        "tests": found.tests,
+        "until": found.until,
     }
 
 
-def _print(found: replay.Replayed) -> None:
+def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: dict[str, Any]) -> None:
     """Print what was found, the verdict last: that is where one looks in a terminal."""
     if found.run_id is not None:
         click.echo(f"  {found.run_id} replays {found.replay_of}")
-    compared = found.comparison
-    if compared is not None:
-        click.echo(
-            f"  compared: {common.count(compared.frames, 'step')}, {common.count(compared.points, 'metric point')},"
-            f" {common.count(compared.artifacts, 'artifact')}"
-        )
-        first = compared.first_difference
-        if first is not None:
-            click.echo(f"  first difference: {_place(first)}")
+    if found.comparison is not None:
+        _print_comparison(store, found, found.comparison)
     for line in _reasons(found):
         click.echo(f"  {line}")
+    for test in found.tests:
+        click.echo(f"  {_test(test)}")
     if found.hint:
         click.echo(f"  hint: {found.hint}")
-    if compared is not None:
-        _print_metrics(compared)
-    _print_list("differences between then and now, likely causes first", [_line(item) for item in found.differences])
-    if compared is not None:
-        _print_list("not compared (they measure time or memory)", compared.not_compared)
-        _print_list("files that differ (they decide nothing)", [item["path"] for item in compared.files])
-    if found.verdict == "DIFFERENT":
-        _print_list("the run itself", found.notes)
-    _print_list("gaps", found.gaps)
+    for title, lines in _lists(found):
+        common.print_list(title, lines)
     if found.folder:
         click.echo(f"  kept: {found.folder}")
-    click.secho(found.verdict, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
+    if rest.get("times"):
+        _print_times(rest)
+    if cause is not None:
+        _print_cause(cause)
+    end = "" if found.until is None else f" up to step {found.until}"
+    click.secho(found.verdict + end, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
+
+
+def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
+    """Yield title and lines of each list of a replay."""
+    yield "differences between then and now, likely causes first", [*map(_line, found.differences)]
+    if found.comparison is not None:
+        yield "not compared (they measure time or memory)", found.comparison.not_compared
+        yield "files that differ (they decide nothing)", [item["path"] for item in found.comparison.files]
+    yield "the run itself", found.notes if found.verdict == "DIFFERENT" else []
+    yield "gaps", found.gaps
+
+
+def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> None:
+    counts = [(compared.frames, "step"), (compared.points, "metric point"), (compared.artifacts, "artifact")]
+    click.echo("  compared: " + ", ".join(common.count(*item) for item in counts))
+    if compared.first_difference is not None:
+        click.echo(f"  first difference: {_place(compared.first_difference)}")
+    _print_metrics(compared)
+    if found.run_id is not None and compared.metrics:
+        curves = metrics.series(store.run_folder(found.replay_of)), metrics.series(store.run_folder(found.run_id))
+        for line in plot.parting(*curves, names=list(compared.metrics)):
+            click.echo(f"  {line}")
+
+
+def _test(test: dict[str, Any]) -> str:
+    """Say what COMPATIBLE rests on."""
+    if "p" not in test:
+        return f"{test['metric']}: {test['n']} values of other seeds, too few to tell"
+    where = "in" if test["compatible"] else "outside"
+    return (
+        f"{test['metric']}: {test['value']:.6g} lies {where} the 95% prediction interval [{test['low']:.6g},"
+        f" {test['high']:.6g}] of {test['n']} runs that differ in their seed alone (Student's t, p = {test['p']:.2g})"
+    )
+
+
+def _print_times(rest: dict[str, Any]) -> None:
+    verdicts = [item["verdict"] for item in rest["times"]]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    agree = "agree with one another" if rest["agree"] else "do not agree with one another"
+    click.echo(f"  {len(verdicts)} replays: {counts}; they {agree}")
+    for test in rest["worse"]:
+        click.echo(
+            f"  {test['metric']}: worse than {test['n']} runs of other seeds with p = {test['p']:.2g} (one-sided Welch)"
+        )
+
+
+def _print_cause(found: why.Why) -> None:
+    if found.cause is None:
+        click.echo(f"  cause: none proved after {common.count(found.replays, 'replay')}: {found.reason}")
+        common.print_list("cannot be undone here", [*map(_line, found.not_undone)])
+    else:
+        title = "cause, proved" if found.cause.proved else "cause, not proved"
+        common.print_list(
+            f"{title} by {found.replays} replays ({found.reason})", [*map(_line, found.cause.differences)]
+        )
+    if found.hint:
+        click.echo(f"  hint: {found.hint}")
 
 
 def _reasons(found: replay.Replayed) -> list[str]:
@@ -114,17 +225,17 @@ def _print_metrics(compared: Any) -> None:
     for name, fault in compared.metrics.items():
         where = "" if fault["step"] is None else f" at step {fault['step']}"
         last = "" if not fault["last"] else f"; last {fault['last'][0]!r} -> {fault['last'][1]!r}"
-        click.echo(f"  metric {name}: first differs{where}: {fault['before']!r} -> {fault['after']!r}{last}")
+        click.echo(
+            f"  metric {name}: first differs{where}: {fault['before']!r} -> {fault['after']!r}{_far(fault)}{last}"
+        )
+
+
+def _far(fault: dict[str, Any]) -> str:
+    """Say how far two values lie apart."""
+    far = [] if fault.get("ulp") is None else [f"{fault['ulp']:,} ULP"]
+    far += [] if fault.get("relative") is None else [f"{fault['relative']:.1e} relative"]
+    return f" ({', '.join(far)})" if far else ""
 
 
 def _line(item: Any) -> str:
     return f"{item.kind}: {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}"
-
-
-def _print_list(title: str, lines: list[str]) -> None:
-    if lines:
-        click.echo(f"  {title}:")
-        for line in lines[:_MOST]:
-            click.echo(f"    {line}")
-        if len(lines) > _MOST:
-            click.echo(f"    ... and {len(lines) - _MOST} more (--json has all)")

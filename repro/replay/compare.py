@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,7 +35,11 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What was compared, what was found, and what was left out."""
+    """What was compared, what was found, and what was left out.
+
+    ``metrics`` has those that differ; ``last`` the last value of every compared metric on both sides; ``ended_alike``
+    says whether both came to the same end.
+    """
 
     verdict: Verdict
     reason: str | None
@@ -43,27 +48,32 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     points: int
     artifacts: int
     metrics: dict[str, Any]
+    last: dict[str, tuple[float | None, float | None]]
     not_compared: list[str]
     files: list[dict[str, Any]]
+    ended_alike: bool
+
+
+#: How far two runs are compared: as wholes; all that the first has (it was cut short); or what both have.
+Extent = Literal["whole", "first", "common"]
 
 
 def compare(
-    a: tuple[Path, Outcome], b: tuple[Path, Outcome], declared: Mapping[str, MetricSpec], *, until_end: bool
+    a: tuple[Path, Outcome], b: tuple[Path, Outcome], declared: Mapping[str, MetricSpec], extent: Extent = "whole"
 ) -> Comparison:
-    """Compare two runs by their folders and outcomes.
-
-    ``until_end`` is false where the first did not come to its end by itself: then only what it left is compared.
-    """
-    frames, first, uneven = _trails(trails.read(a[0]), trails.read(b[0]), until_end=until_end)
-    points, changed, left_out = _metrics(metrics.series(a[0]), metrics.series(b[0]), declared, until_end=until_end)
-    artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts)
-    outputs, output_faults = _files(a[1].outputs, b[1].outputs)
+    """Compare two runs (folder and outcome) bit for bit; the verdict is IDENTICAL, DIFFERENT or NOT_REPLAYABLE."""
+    frames, first, uneven = _trails(trails.read(a[0]), trails.read(b[0]), extent)
+    before, after = metrics.series(a[0]), metrics.series(b[0])
+    points, changed, left_out = _metrics(before, after, declared, extent)
+    artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts, extent)
+    outputs, output_faults = _files(a[1].outputs, b[1].outputs, extent)
     reasons = [
         *uneven,
         *(f"metric {name} differs" for name in changed),
         *(f"artifact {item['path']} differs" for item in artifact_faults),
     ]
-    if until_end and (a[1].exit_code, a[1].signal) != (b[1].exit_code, b[1].signal):
+    ended_alike = extent != "whole" or (a[1].exit_code, a[1].signal) == (b[1].exit_code, b[1].signal)
+    if not ended_alike:
         reasons.append(f"it ended with {_end(a[1])}, now with {_end(b[1])}")
     if not (frames or points or artifacts):
         reasons += [f"output {item['path']} differs" for item in output_faults]
@@ -78,9 +88,15 @@ def compare(
         points=points,
         artifacts=artifacts,
         metrics=changed,
+        last={name: (_last(before, name), _last(after, name)) for name in sorted({*before, *after} - {*left_out})},
         not_compared=left_out,
         files=output_faults,
+        ended_alike=ended_alike,
     )
+
+
+def _last(series: Mapping[str, list[metrics.Point]], name: str) -> float | None:
+    return series[name][-1].value if series.get(name) else None
 
 
 def _end(outcome: Outcome) -> str:
@@ -88,7 +104,7 @@ def _end(outcome: Outcome) -> str:
 
 
 def _trails(
-    a: list[trails.ProcessTrail], b: list[trails.ProcessTrail], *, until_end: bool
+    a: list[trails.ProcessTrail], b: list[trails.ProcessTrail], extent: Extent
 ) -> tuple[int, FirstDifference | None, list[str]]:
     pairs, rest = _pairs(a, b)
     count = 0
@@ -96,16 +112,20 @@ def _trails(
     uneven = []
     for one, other in pairs:
         if other is None:
-            uneven.append(f"{one.process} took no step")
+            uneven += [f"{one.process} took no step"] if extent != "common" else []
             continue
         count += min(len(one.frames), len(other.frames))
         first = first_difference(one, other)
         if first is not None:
             found.append(first)
-        elif len(one.frames) > len(other.frames) or (until_end and len(one.frames) != len(other.frames)):
+        elif _is_uneven(len(one.frames), len(other.frames), extent):
             uneven.append(f"{one.process} took {len(one.frames)} steps, now {len(other.frames)}")
-    uneven += [f"{item.process} took no step before" for item in rest] if until_end else []
+    uneven += [f"{item.process} took no step before" for item in rest] if extent == "whole" else []
     return count, min(found, key=lambda item: item.step, default=None), uneven
+
+
+def _is_uneven(before: int, after: int, extent: Extent) -> bool:
+    return {"whole": before != after, "first": before > after, "common": False}[extent]
 
 
 def _pairs(
@@ -179,8 +199,7 @@ def _metrics(
     a: dict[str, list[metrics.Point]],
     b: dict[str, list[metrics.Point]],
     declared: Mapping[str, MetricSpec],
-    *,
-    until_end: bool,
+    extent: Extent,
 ) -> tuple[int, dict[str, Any], list[str]]:
     """Return how many points were compared, the metrics that differ (first unequal point), and those left out."""
     left_out = sorted(name for name in {*a, *b} if not is_compared(name, declared))
@@ -189,7 +208,7 @@ def _metrics(
     for name in sorted({*a, *b}.difference(left_out)):
         before, after = a.get(name, []), b.get(name, [])
         count += min(len(before), len(after))
-        fault = _unequal(before, after, until_end=until_end)
+        fault = _unequal(before, after, extent)
         if fault is not None:
             changed[name] = fault
     return count, changed, left_out
@@ -202,13 +221,44 @@ def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:
     return _MEASURES.search(name) is None
 
 
-def _unequal(a: list[metrics.Point], b: list[metrics.Point], *, until_end: bool) -> dict[str, Any] | None:
+def _unequal(a: list[metrics.Point], b: list[metrics.Point], extent: Extent) -> dict[str, Any] | None:
     for one, other in zip(a, b, strict=False):
         if one.step != other.step or not same_bits(one.value, other.value):
-            return {"step": one.step, "before": one.value, "after": other.value, "last": [a[-1].value, b[-1].value]}
-    if len(a) > len(b) or (until_end and len(a) != len(b)):
+            return {
+                "step": one.step,
+                "before": one.value,
+                "after": other.value,
+                "ulp": ulps(one.value, other.value),
+                "relative": relative(one.value, other.value),
+                "last": [a[-1].value, b[-1].value],
+            }
+    if _is_uneven(len(a), len(b), extent):
         return {"step": None, "before": f"{len(a)} points", "after": f"{len(b)} points", "last": None}
     return None
+
+
+def ulps(a: float, b: float) -> int | None:
+    """Return how many steps of a 32-bit float two numbers lie apart; None where one is not finite or exceeds it.
+
+    Metrics are mostly made from 32-bit numbers: two that round to one such number are 0 apart.
+    """
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return None
+    try:
+        one, other = (struct.unpack("<i", struct.pack("<f", value))[0] for value in (a, b))
+    except OverflowError:
+        return None
+    return abs(_ordinal(one) - _ordinal(other))
+
+
+def _ordinal(bits: int) -> int:
+    """Return a float's place in the order of all floats, from its bits: both zeros are 0."""
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def relative(a: float, b: float) -> float | None:
+    """Return the distance of two numbers as a fraction of the first; None where that says nothing."""
+    return abs(b - a) / abs(a) if a and math.isfinite(a) and math.isfinite(b) else None
 
 
 def same_bits(a: float, b: float) -> bool:
@@ -218,9 +268,9 @@ def same_bits(a: float, b: float) -> bool:
     return a == b and math.copysign(1, a) == math.copysign(1, b)
 
 
-def _files(a: list[FileDigest], b: list[FileDigest]) -> tuple[int, list[dict[str, Any]]]:
+def _files(a: list[FileDigest], b: list[FileDigest], extent: Extent) -> tuple[int, list[dict[str, Any]]]:
     before, after = ({item.path: item.digest for item in files} for files in (a, b))
-    names = sorted({*before, *after})
+    names = sorted(before.keys() & after.keys() if extent == "common" else {*before, *after})
     faults = [
         {"path": name, "before": before.get(name), "after": after.get(name)}
         for name in names

@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from repro.base import clock
+from repro.capture import variables
 from repro.record import differences
 from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, Verdict
-from repro.replay import compare, restore
-from repro.run import execute, observed
+from repro.replay import compare, grade, restore
+from repro.replay.plan import Plan, as_recorded
+from repro.run import execute, observed, profiles
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a replay; ``run_id`` is None where it could not be started."""
+    """The result of a replay; ``run_id`` is None where it could not be started.
+
+    ``tests`` has what COMPATIBLE rests on; ``until`` is the step at which the replay was to end.
+    """
 
     run_id: str | None
     replay_of: str
@@ -34,39 +40,51 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     gaps: list[str]
     folder: str | None
+    tests: list[dict[str, Any]] = []
+    until: int | None = None
 
 
-def replay(
-    store: Store,
-    run_id: str,
-    *,
-    to_stderr: bool = False,
-    keep: bool = False,
-    allow_outside: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
-) -> Replayed:
-    """Replay a run in a folder of its own and compare.
+@dataclass(frozen=True)
+class Asked:
+    """How a replay is made, where that has no bearing on its result.
+
+    With ``against`` each process ends at the first step that is not as it was there (a folder of trails).
+    """
+
+    to_stderr: bool = False
+    keep: bool = False
+    allow_outside: bool = False
+    say: Callable[[str], None] = lambda _text: None
+    until: int | None = None
+    against: Path | None = None
+
+
+def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | None = None) -> Replayed:
+    """Replay a run in a folder of its own and compare; with a ``plan``, with what it changes on purpose.
 
     Raises:
         StoreDamagedError: when the record cannot be read.
         RunNotFoundError, StoreError: as `execute` does.
+        ConfigError: when the plan asks for what no run can have.
     """
+    asked = asked or Asked()
     record = store.record(run_id)
+    plan = plan or as_recorded(record)
     outcome = store.outcome(run_id)
     obstacle = _obstacle(store, record, outcome)
     if obstacle is not None:
         return _not_replayable(record, *obstacle)
     folder, lock = store.new_work()
     try:
-        if keep:
+        if asked.keep:
             (folder / "kept").touch()
-        restored = restore.restore(store, record, outcome, folder)
-        result = _run(store, record, restored, to_stderr=to_stderr, allow_outside=allow_outside, say=say)
-        return _judge(store, record, outcome, restored, result, str(restored.place) if keep else None)
+        restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
+        result = _run(store, record, restored, plan, asked)
+        return _judge(store, record, outcome, restored, result, asked)
     except restore.NotReplayableError as error:
         return _not_replayable(record, str(error), error.hint)
     finally:
-        if not keep:
+        if not asked.keep:
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
@@ -104,19 +122,11 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
     return [f"{gap.what}: {gap.reason}" for gap in gaps]
 
 
-def _run(
-    store: Store,
-    record: Record,
-    restored: restore.Restored,
-    *,
-    to_stderr: bool,
-    allow_outside: bool,
-    say: Callable[[str], None],
-) -> execute.Result:
+def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> execute.Result:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
     launch = record.circumstances["launch"]
-    asked = Request(
+    request = Request(
         root=root,
         place=restored.place,
         cwd=recipe.cwd,
@@ -124,25 +134,27 @@ def _run(
         name=record.name,
         command=None if recipe.command is None else [_moved(word, restored) for word in recipe.command],
         entry=recipe.entry,
-        params=recipe.params,
+        params=dict(plan.params),
         metrics=record.metrics,
         patterns=launch["patterns"],
         data=launch["data"],
-        seed=int(recipe.seeds.master),
+        seed=plan.seed,
         seed_given=launch["seed_given"],
-        profile=recipe.profile,
-        threads=recipe.threads,
+        profile=plan.profile,
+        threads=plan.threads,
         trail=recipe.trail,
     )
     options = execute.Options(
-        to_stderr=to_stderr,
-        given=Given(recipe.code, recipe.sources, recipe.command, record.run_id, record.circumstances["project"]),
+        to_stderr=asked.to_stderr,
+        given=Given(plan.code, recipe.sources, recipe.command, record.run_id, record.circumstances["project"]),
         live=restored.live,
-        environment=_environment(record),
-        say=say,
-        allow_outside=allow_outside,
+        environment=_environment(record, plan),
+        say=asked.say,
+        allow_outside=asked.allow_outside,
+        overrides=plan.variables,
+        job={"until": asked.until, "against": "" if asked.against is None else str(asked.against)},
     )
-    return execute.execute(asked, store, options)
+    return execute.execute(request, store, options)
 
 
 def _moved(word: str, restored: restore.Restored) -> str:
@@ -155,14 +167,18 @@ def _moved(word: str, restored: restore.Restored) -> str:
     return word
 
 
-def _environment(record: Record) -> dict[str, str]:
-    """Return the user's environment of now, with the variables of the recipe as they were."""
-    from repro.capture import variables
+def _environment(record: Record, plan: Plan) -> dict[str, str]:
+    """Return the user's environment of now, with the variables of the recipe as they were.
 
+    What the recorded profile set goes where another profile is to set its own.
+    """
     now = dict(os.environ)
     for name in variables.recipe(now):
         del now[name]
     now |= record.recipe.environment
+    if plan.profile != record.recipe.profile:
+        for name in profiles.settle(record.recipe.profile, {}, record.recipe.threads).variables:
+            now.pop(name, None)
     for name, value in variables.OFFLINE.items():
         now.setdefault(name, value)
     path = record.circumstances["launch"]["pythonpath"]
@@ -177,17 +193,20 @@ def _judge(
     outcome: Outcome | None,
     restored: restore.Restored,
     result: execute.Result,
-    folder: str | None,
+    asked: Asked,
 ) -> Replayed:
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
+    seen = observed.read(result.folder)
+    extent: compare.Extent = "whole" if original.state in ("COMPLETED", "FAILED") else "first"
+    stopped = asked.until is not None and bool(seen.stopped)
     found = compare.compare(
-        (before, original),
-        (result.folder, result.outcome),
-        record.metrics,
-        until_end=original.state in ("COMPLETED", "FAILED"),
+        (before, original), (result.folder, result.outcome), record.metrics, "common" if stopped else extent
     )
-    found = _overruled(found, observed.read(result.folder), restored)
+    tests: list[dict[str, Any]] = []
+    if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
+        found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
+    found = _overruled(found, seen, restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
@@ -198,7 +217,9 @@ def _judge(
         differences=_differences(record, original, before, restored, result),
         notes=result.outcome.notes,
         gaps=_gaps(record, outcome),
-        folder=folder,
+        folder=str(restored.place) if asked.keep else None,
+        tests=tests,
+        until=asked.until if stopped else None,
     )
     store.attach(_attachment(record, replayed, result))
     return replayed

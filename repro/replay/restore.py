@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -42,8 +42,18 @@ class Restored(NamedTuple):
     lost: list[str]
 
 
-def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path) -> Restored:
+def restore(
+    store: Store,
+    record: Record,
+    outcome: Outcome | None,
+    folder: Path,
+    *,
+    code: str | None = None,
+    put_back: Container[str] = (),
+) -> Restored:
     """Materialise a run's code and all that it needs under ``folder``; a replay's is that of the run it replayed.
+
+    ``code`` is another tree to take, ``put_back`` names inputs that get the bytes that the run read, from the store.
 
     Raises:
         StoreDamagedError: when the code or a kept file does not come out as it was recorded.
@@ -51,8 +61,9 @@ def restore(store: Store, record: Record, outcome: Outcome | None, folder: Path)
     """
     first = record.replay_of
     if first is not None and store.run_folder(first).exists():
-        return restore(store, store.record(first), store.outcome(first), folder)
-    return _Restoring(store, record, outcome, Mirror(folder / "root")).restore()
+        options = {"code": code, "put_back": put_back}
+        return restore(store, store.record(first), store.outcome(first), folder, **options)  # type: ignore[arg-type]
+    return _Restoring(store, record, outcome, Mirror(folder / "root"), code, put_back).restore()
 
 
 def not_recorded(restored: Restored, paths: Iterable[str]) -> list[str]:
@@ -69,7 +80,15 @@ def _differ(path: str, twin: str) -> bool:
 class _Restoring:
     """One restoration; ``root`` is where the project lay, ``now`` where it lies: it may have been moved."""
 
-    def __init__(self, store: Store, record: Record, outcome: Outcome | None, mirror: Mirror) -> None:
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        outcome: Outcome | None,
+        mirror: Mirror,
+        code: str | None,
+        put_back: Container[str],
+    ) -> None:
         self.store = store
         self.record = record
         self.outcome = outcome
@@ -78,7 +97,10 @@ class _Restoring:
         self.root = Path(self.project["root"])
         self.now = _now(self.root, store, Path(self.project["store"]))
         sources = record.recipe.sources
-        self.trees = {str(self.root): record.recipe.code} | {
+        self.code = code or record.recipe.code
+        inputs = [] if outcome is None else outcome.inputs
+        self.back = {self.root / item.path: str(item.digest) for item in inputs if item.path in put_back}
+        self.trees = {str(self.root): self.code} | {
             self.project["sources"][name]: tree for name, tree in sources.items()
         }
 
@@ -165,7 +187,7 @@ class _Restoring:
             found = self._check(item, cache)
             if item.digest is None:
                 lost.append(item.path)
-            elif found != item.digest:
+            elif found != item.digest and self.root / item.path not in self.back:
                 changed.append((item.path, item.digest, found))
         cache.save()
         return changed, lost
@@ -185,8 +207,10 @@ class _Restoring:
         return f"keyed:{keyed(found, self.store.key)}" if is_keyed else found
 
     def _link(self, path: Path) -> None:
-        """Link one file of the run; one that it also wrote is copied."""
-        if path in self.written:
+        """Link one file of the run; one that it also wrote is copied, one that is put back comes from the store."""
+        if path in self.back:
+            self._put_back(self.back[path], self.mirror.at(path))
+        elif path in self.written:
             self.mirror.copy(self._source(path), path)
         else:
             self.mirror.link(self._source(path), path)
@@ -194,7 +218,7 @@ class _Restoring:
     def _link_inputs(self) -> None:
         """Link what the run read: in the code's folders file by file, elsewhere whole folders unless it wrote there."""
         paths = [self.root / item.path for item in (self.outcome.inputs if self.outcome is not None else [])]
-        busy = {path.parent for path in self.written if not self._is_inside(path)}
+        busy = {path.parent for path in {*self.written, *self.back} if not self._is_inside(path)}
         whole = {path.parent for path in paths if not self._is_inside(path)} - busy
         for folder in busy:
             self.mirror.folder(folder)
@@ -209,13 +233,14 @@ class _Restoring:
         Raises:
             NotReplayableError: when there is nothing any more.
         """
+        own = {*self.written, *self.back}
         for name, where in self.record.circumstances["launch"]["data"].items():
             found = list(self._expand(where))
             if not found:
                 raise NotReplayableError(f"data.{name}: nothing is at {where} any more", hint=f"put back {where}")
             for aim, source in found:
-                if source.is_dir() and any(item.is_relative_to(aim) for item in self.written):
-                    self.mirror.link_files(source, aim, without=self.written)
+                if source.is_dir() and any(item.is_relative_to(aim) for item in own):
+                    self.mirror.link_files(source, aim, without=own)
                 else:
                     self.mirror.link(source, aim)
 
@@ -246,8 +271,9 @@ class _Restoring:
 
     def _link_folders(self, older: list[str], other: list[str]) -> None:
         """Link the topmost folders that hold nothing but such files."""
-        code = map(os.fsdecode, self.store.code.paths(self.record.recipe.code))
-        written = (str(path.relative_to(self.root)) for path in self.written if path.is_relative_to(self.root))
+        code = map(os.fsdecode, self.store.code.paths(self.code))
+        own = {*self.written, *self.back}
+        written = (str(path.relative_to(self.root)) for path in own if path.is_relative_to(self.root))
         mixed = folders_of([*other, *code, *written])
         for name in sorted(folders_of(older) - mixed):
             if os.path.dirname(name) in mixed:

@@ -89,7 +89,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     _check(file, document, path)
     params = dict(sorted(file.params.items()))  # the order in the file is in no recipe, so it must have no effect
     for change in changes:
-        name, value = _change(change, params)
+        name, value = change_of(change, params)
         params[name] = value
     for name, value in params.items():
         if isinstance(value, str) and value and is_secret_name(name):
@@ -246,14 +246,19 @@ def _check_entry(entry: str, path: Path, line: int) -> None:
         )
 
 
-def _change(text: str, params: dict[str, Any]) -> tuple[str, Any]:
+def change_of(text: str, params: dict[str, Any], option: str = "--set") -> tuple[str, Any]:
+    """Return name and value of one ``NAME=VALUE``; the value is of the parameter's own type. Raises ConfigError."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"--set {text}: NAME=VALUE is expected", hint="--set lr=0.05")
+        raise ConfigError(f"{option} {text}: NAME=VALUE is expected", hint=f"{option} lr=0.05")
     name = name.removeprefix("params.")
     if name not in params:
-        raise ConfigError(f"--set {text}: params.{name}: no such parameter", hint=nearest(name, params))
-    return name, _fit(text, name, _parse(value), params[name])
+        raise ConfigError(f"{option} {text}: params.{name}: no such parameter", hint=nearest(name, params))
+    try:
+        return name, _fit(value, _parse(value), params[name])
+    except ConfigError as error:
+        hint = None if value else f"{option} {name}=null"
+        raise ConfigError(f"{option} {text}: params.{name}: {error}", hint=hint) from None
 
 
 def _parse(text: str) -> Any:
@@ -264,22 +269,21 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _fit(text: str, name: str, value: Any, old: Any) -> Any:
+def _fit(given: str, value: Any, old: Any) -> Any:
     """Return a value of the parameter's own type."""
-    given = text.partition("=")[2]
     if isinstance(old, str) and not isinstance(value, (str, list)) and given not in ("null", "~"):
         return given
     if given == "":
-        raise ConfigError(f"--set {text}: params.{name}: a value is expected after =", hint=f"--set {name}=null")
+        raise ConfigError("a value is expected after =")
     if _mapping_in(value, ()) is not None:
-        raise ConfigError(f"--set {text}: params.{name}: a list in a parameter holds no mappings")
+        raise ConfigError("a list in a parameter holds no mappings")
     if old is None or value is None:
         return value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(old):
         wanted = _KINDS[_NAMES.get(type(old), "str")]
-        raise ConfigError(f"--set {text}: params.{name}: {wanted} is expected, as in the file ({old!r})")
+        raise ConfigError(f"{wanted} is expected, as in the file ({old!r})")
     return value
 
 

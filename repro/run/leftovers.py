@@ -20,6 +20,9 @@ from repro.run.observed import Observed
 from repro.store.store import Store
 
 Stat = tuple[int, int, int]
+#: So many bytes of one input are kept in the store, and of all inputs of a run.
+_MOST_OF_ONE = 8_000_000
+_MOST_KEPT = 64_000_000
 #: Files that people write, also while a run goes on.
 _SOURCES = (".py", ".pyi", ".pyx", ".ipynb", ".sh", ".yaml", ".yml", ".toml")
 
@@ -56,12 +59,27 @@ def inputs(
     """
     cache = StatCache(store.cache / "files.json")
     found = []
+    room = _MOST_KEPT
     for path, stat in sorted(observed.reads.items()):
         name = place.name(path)
         if name not in code and (stat[1] < started_ns or path in kept):
-            found.append(_input(path, name, stat, cache, store, kept))
+            item = _input(path, name, stat, cache, store, kept)
+            found.append(item)
+            room -= _keep(path, item, store, room)
     cache.save()
     return found
+
+
+def _keep(path: str, item: FileDigest, store: Store, room: int) -> int:
+    """Keep the bytes of a small input, so that a change of it can be undone; return how much room that took."""
+    is_small = item.size <= min(_MOST_OF_ONE, room)
+    if not is_small or item.note is not None or not (item.digest or "").startswith("sha256:"):
+        return 0
+    try:
+        store.objects.keep(Path(path), str(item.digest))
+    except (OSError, StoreError):  # a file that is gone, a full disk: the run is worth more than this copy
+        return 0
+    return item.size
 
 
 def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kept: dict[str, str]) -> FileDigest:

@@ -31,6 +31,9 @@ class Observed:
     failures: list[str] = field(default_factory=list)
     loaders: list[dict[str, Any]] = field(default_factory=list)
     horizon_read: bool = False
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    stopped: list[dict[str, Any]] = field(default_factory=list)
 
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
@@ -60,6 +63,8 @@ class Observed:
             "failures": self.failures,
             "loaders": self.loaders,
             "horizon_read": self.horizon_read,
+            "checkpoints": self.checkpoints,
+            "resumed": self.resumed,
         }
 
 
@@ -130,5 +135,9 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "nondeterministic": lambda found, event: found.nondeterministic.append(event),
     "loader": lambda found, event: found.loaders.append(event["settings"]),
     "trail-failure": lambda found, event: found.failures.append(event["error"]),
+    "checkpoint": lambda found, event: found.checkpoints.append({"kind": "checkpoint", **event}),
+    "epoch-end": lambda found, event: found.checkpoints.append({"kind": "epoch-end", **event}),
+    "resumed": lambda found, event: found.resumed.append(event),
+    "stopped": lambda found, event: found.stopped.append(event),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
 }

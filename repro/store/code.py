@@ -176,6 +176,22 @@ class CodeRepository:
         pairs = zip(parts[:-1:2], parts[1::2], strict=True)
         return [CodeChange(status.decode(), os.fsdecode(path)) for status, path in pairs]
 
+    def file(self, tree: str, path: str) -> str | None:
+        """Return the id of one file's bytes in a tree, None where it is not there."""
+        entry = self._git("ls-tree", "-r", "-z", _id(tree), "--", path)
+        return "git:" + entry.split(b"\t")[0].split()[-1].decode() if entry else None
+
+    def compose(self, base: str, other: str, paths: Iterable[str]) -> str:
+        """Return the tree ``base`` with the files of ``paths`` as ``other`` has them: with its bytes, or not at all."""
+        with tempfile.TemporaryDirectory(prefix="repro-index-") as scratch:
+            index = Path(scratch, "index")
+            self._git("read-tree", _id(base), index=index)
+            for path in paths:
+                entry = self._git("ls-tree", "-r", "-z", _id(other), "--", path)
+                entry = entry or b"0 " + b"0" * 40 + b"\t" + os.fsencode(path) + b"\0"
+                self._git("update-index", "-z", "--index-info", stdin=entry, index=index, tree=Path(scratch))
+            return "git:" + self._git("write-tree", index=index).decode().strip()
+
     def patch(self, before: str, after: str) -> str:
         """Return the difference of two trees as a patch for people; undecodable bytes are shown as such."""
         options = ("--no-ext-diff", "--no-textconv", "--no-color", "-p", "-r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,17 @@ class Objects:
                 os.link(source, place)
                 files.sync_folder(place.parent)
         return name
+
+    def keep(self, source: Path, name: str) -> bool:
+        """Keep a copy of a user's file whose digest is ``name``; return False if it is another by now."""
+        if self.path(name).exists():
+            return True
+        with files.disk_errors("keep", source):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".keep-") as scratch:
+                copy = Path(scratch, "copy")
+                shutil.copyfile(source, copy)
+                return digest.of_file(copy) == name and self.take(copy) == name
 
     def _is_whole(self, name: str) -> bool:
         return self.path(name).exists() and digest.of_file(self.path(name)) == name

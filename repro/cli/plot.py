@@ -1,0 +1,49 @@
+"""Small plots for a terminal, in plain text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+_WIDTH, _HEIGHT = 60, 8
+_LEAST_POINTS = 4
+
+
+def parting(
+    before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]], names: Sequence[str]
+) -> Iterator[str]:
+    """Yield the lines of a plot of how a metric's curves part: their relative distance by point, on a log scale.
+
+    The metric is that of ``names`` with the most points; nothing is plotted for a handful of them.
+    """
+    pairs = {name: [*zip(before.get(name, ()), after.get(name, ()), strict=False)] for name in names}
+    name = max(pairs, key=lambda key: len(pairs[key]), default="")
+    found = [_distance(one.value, other.value) for one, other in pairs.get(name, ())]
+    if len(found) < _LEAST_POINTS or not any(found):
+        return
+    columns = _columns([value or 0.0 for value in found])
+    logs = [math.log10(value) for value in columns if value]
+    low, high = math.floor(min(logs)), math.ceil(max(logs))
+    high += low == high
+    yield f"how {name} parts: relative distance by point, 0 to {len(found) - 1}"
+    for row in range(_HEIGHT, 0, -1):
+        edge = low + (high - low) * (row - 1) / _HEIGHT
+        label = f"1e{high:+d}" if row == _HEIGHT else f"1e{low:+d}" if row == 1 else ""
+        marks = "".join("*" if value and math.log10(value) >= edge else " " for value in columns)
+        yield f"{label:>6} |{marks}".rstrip()
+    yield f"{'equal':>6} |" + "".join("_" if not value else " " for value in columns).rstrip()
+
+
+def _distance(before: float, after: float) -> float | None:
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return None if math.isnan(before) == math.isnan(after) else 1.0
+    return abs(after - before) / (abs(before) or abs(after) or 1.0)
+
+
+def _columns(values: Sequence[float]) -> list[float]:
+    """Return the largest value of each of at most `_WIDTH` equal parts."""
+    width = min(_WIDTH, len(values))
+    edges = [index * len(values) // width for index in range(width + 1)]
+    return [max(values[start:end]) for start, end in pairwise(edges)]

@@ -1,0 +1,246 @@
+"""`repro replay --why`: which differences between then and now make the run come apart, proved by undoing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from repro.record.differences import Difference
+from repro.record.values import Outcome, Record
+from repro.replay import compare
+from repro.replay.plan import Plan, PutBack, Step, Unset, as_recorded, steps
+from repro.replay.replay import Asked, Replayed, replay
+from repro.store.store import Store
+
+T = TypeVar("T")
+#: What is hardly ever undone by chance is put back so often, where replays do not even agree with one another.
+_TRIES = 3
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """The smallest set of differences that, undone, restores identity: undone twice, and each put back once."""
+
+    proved: bool
+    differences: list[Difference]
+    replays: int
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found: the cause, or None and why there is none; and how many replays that took."""
+
+    cause: Cause | None
+    reason: str
+    hint: str | None
+    replays: int
+    not_undone: list[Difference]
+
+
+def smallest(things: Sequence[T], holds: Callable[[Sequence[T]], bool]) -> list[T] | None:
+    """Return a smallest set of ``things`` for which ``holds``: none of its members can be left out; None if all fail.
+
+    First each alone, in the order given, for most have one cause; then delta debugging on all of them.
+    Source: Zeller and Hildebrandt, Simplifying and Isolating Failure-Inducing Input, IEEE TSE 28(2), 2002 (ddmin).
+    """
+    for thing in things:
+        if holds([thing]):
+            return [thing]
+    found = list(things)
+    if len(found) < 2 or not holds(found):  # noqa: PLR2004
+        return None
+    parts = 2
+    while len(found) > 1:
+        chunks = [found[index * len(found) // parts : (index + 1) * len(found) // parts] for index in range(parts)]
+        smaller = next((chunk for chunk in chunks if 1 < len(chunk) < len(found) and holds(chunk)), None)
+        if smaller is not None:
+            found, parts = smaller, 2
+            continue
+        rests = ([thing for thing in found if thing not in chunk] for chunk in chunks)
+        rest = next((rest for rest in rests if 1 < len(rest) < len(found) and holds(rest)), None)
+        if rest is not None:
+            found, parts = rest, max(parts - 1, 2)
+        elif parts >= len(found):
+            break
+        else:
+            parts = min(len(found), 2 * parts)
+    return found
+
+
+def why(store: Store, run_id: str, now: Plan, first: Replayed, asked: Asked) -> Why:
+    """Return the proved cause of the difference that ``first``, a replay by the plan ``now``, has found.
+
+    Raises:
+        as `replay` does.
+    """
+    return _Search(store, run_id, now, first, asked).run()
+
+
+class _Search:
+    """The replays that lead to a cause; every one of them is recorded as a replay of the run."""
+
+    def __init__(self, store: Store, run_id: str, now: Plan, first: Replayed, asked: Asked) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.now = now
+        self.first = first
+        self.asked = replace(asked, keep=False, until=None)
+        self.record = store.record(run_id)
+        self.outcome = store.outcome(run_id)
+        self.replays = 1
+        self.known: dict[frozenset[str], bool] = {}
+
+    def run(self) -> Why:
+        """Replay unchanged once more, search, and prove what was found."""
+        if self.first.run_id is None or self.first.comparison is None:
+            return self._none(self.first.reason or "it could not be replayed", self.first.hint)
+        if self.first.verdict == "IDENTICAL":
+            return self._none("the replay is identical: there is nothing to explain")
+        again = self._replay(self.now, whole=True)
+        agree = self._agree(self.first, again)
+        if again.verdict == "IDENTICAL":
+            return self._none("a second replay was identical: the run differs from itself", self._diagnose())
+        found = smallest(self._steps(), self._restores)
+        if found is None:
+            if not agree:
+                return self._none("two replays differ from one another: the run differs from itself", self._diagnose())
+            return self._none(self._nothing_restores())
+        self.asked.say("repro: " + ", ".join(step.difference.path for step in found) + " it seems; now the proof")
+        proved = self._is_proved(found, once=agree)
+        differences = [step.difference for step in found]
+        cause = Cause(proved=proved, differences=differences, replays=self.replays)
+        reason = "undone, the run is identical; put back, it is not" if proved else "undone, the run was identical once"
+        return Why(cause=cause, reason=reason, hint=None, replays=self.replays, not_undone=self._not_undone())
+
+    def _none(self, reason: str, hint: str | None = None) -> Why:
+        return Why(cause=None, reason=reason, hint=hint, replays=self.replays, not_undone=self._not_undone())
+
+    def _diagnose(self) -> str:
+        return f"repro diagnose {self.run_id}"
+
+    def _nothing_restores(self) -> str:
+        if not self._steps():
+            return "nothing that differs can be undone here"
+        return f"none of the {len(self._steps())} differences that can be undone restores identity, nor all together"
+
+    def _replay(self, plan: Plan, *, whole: bool = False) -> Replayed:
+        """Replay by a plan; it ends at the first step that is not as recorded, unless the ``whole`` is asked for."""
+        self.replays += 1
+        against = None if whole else self.store.run_folder(self.run_id) / "trail"
+        return replay(self.store, self.run_id, plan, replace(self.asked, against=against))
+
+    def _restores(self, undone: Sequence[Step]) -> bool:
+        """Say whether the run is identical with these differences undone."""
+        key = frozenset(step.difference.path for step in undone)
+        if key not in self.known:
+            names = ", ".join(step.difference.path for step in undone)
+            self.asked.say(f"repro: replay {self.replays + 1}: without {names}")
+            self.known[key] = self._replay(self._without(undone)).verdict == "IDENTICAL"
+        return self.known[key]
+
+    def _without(self, undone: Iterable[Step]) -> Plan:
+        plan = self.now
+        for step in undone:
+            plan = step.undo(plan)
+        return plan
+
+    def _is_proved(self, found: list[Step], *, once: bool) -> bool:
+        """Run without the set to the end, twice; then with each member put back, which must break it again.
+
+        With one member that is the replay that everything began with.
+        """
+        if any(self._replay(self._without(found), whole=True).verdict != "IDENTICAL" for _ in range(2)):
+            return False
+        for step in found if len(found) > 1 else ():
+            plan = self._without(other for other in found if other is not step)
+            if not any(self._replay(plan).verdict != "IDENTICAL" for _ in range(1 if once else _TRIES)):
+                return False
+        return True
+
+    def _agree(self, one: Replayed, other: Replayed) -> bool:
+        return agree(self.store, self.record, [one, other])
+
+    def _steps(self) -> list[Step]:
+        """Return what can be undone, the likely first: what was changed on purpose, code, data, variables."""
+        then = as_recorded(self.record)
+        seen = {name: self.record.recipe.environment.get(name) for name in self.now.variables}
+        return [
+            *steps(then, self.now, seen),
+            *self._files(then),
+            *self._data(),
+            *self._variables(),
+        ]
+
+    def _files(self, then: Plan) -> list[Step]:
+        """Return the files that differ between the recorded code and the one that was replayed."""
+        code = self.store.code
+        found = []
+        for change in code.changes(then.code, self.now.code):
+            before, after = (code.file(tree, change.path) for tree in (then.code, self.now.code))
+            difference = Difference(kind="code", path=change.path, before=before, after=after, prior="certain")
+            found.append(Step(difference, _File(self.store, then.code, change.path)))
+        return found
+
+    def _data(self) -> list[Step]:
+        """Return the files that the run read and that have changed since, where the store has the old bytes."""
+        return [
+            Step(item, PutBack(item.path.removeprefix("inputs.")))
+            for item in self.first.differences
+            if item.path.startswith("inputs.") and self._has(item)
+        ]
+
+    def _has(self, item: Difference) -> bool:
+        return isinstance(item.before, str) and self.store.objects.path(item.before).exists()
+
+    def _variables(self) -> list[Step]:
+        """Return the variables of the user's own that are set now and were not: of others no value is known."""
+        return [
+            Step(item, Unset(item.path.removeprefix("variables.")))
+            for item in self.first.differences
+            if item.path.startswith("variables.") and item.before is None
+        ]
+
+    def _not_undone(self) -> list[Difference]:
+        """Return the differences that no replay here can undo: packages, hardware, lost data, unknown values."""
+        undone = {step.difference.path for step in self._steps()} if self.first.comparison is not None else set()
+        return [
+            item
+            for item in self.first.differences
+            if item.path not in undone and (item.kind in ("package", "hardware") or self._is_lost(item))
+        ]
+
+    def _is_lost(self, item: Difference) -> bool:
+        return item.path.startswith(("inputs.", "variables.")) and item.before is not None and not self._has(item)
+
+
+class _File:
+    """Undoes the change of one file of the code."""
+
+    def __init__(self, store: Store, tree: str, path: str) -> None:
+        self._store, self._tree, self._path = store, tree, path
+
+    def __call__(self, plan: Plan) -> Plan:
+        return replace(plan, code=self._store.code.compose(plan.code, self._tree, [self._path]))
+
+
+def agree(store: Store, record: Record, found: Sequence[Replayed]) -> bool:
+    """Say whether replays agree with one another, bit for bit; one that could not be started agrees with none."""
+    ends: list[tuple[Path, Outcome]] = []
+    for item in found:
+        outcome = None if item.run_id is None else store.outcome(item.run_id)
+        if item.run_id is None or outcome is None:
+            return False
+        ends.append((store.run_folder(item.run_id), outcome))
+    return all(compare.compare(ends[0], end, record.metrics).verdict == "IDENTICAL" for end in ends[1:])
+
+
+def current_code(store: Store, record: Record) -> str:
+    """Capture the project as it is now, and return its tree. Raises CaptureError."""
+    from repro.capture import code
+    from repro.run import leftovers
+
+    root = Path(record.circumstances["project"]["root"])
+    outputs = leftovers.known_outputs(store, root)
+    return code.capture(root, store.folder, store.code, outputs=outputs).tree
