@@ -150,7 +150,7 @@ def test_the_home_folder_is_no_project(tmp_path: Path, words: list[str]) -> None
     ("words", "error", "hint"),
     [
         (["rn"], "there is no command 'rn'", "did you mean 'run'?"),
-        (["frobnicate"], "there is no command 'frobnicate'", "expected: run, replay, ls"),
+        (["frobnicate"], "there is no command 'frobnicate'", "replay, ls, show"),
         (["ls", "--jsn"], "no such option '--jsn'", "did you mean '--json'? repro ls --help"),
         (["show"], "missing argument 'RUN'", "repro show --help"),
         (["ls", "more"], "got unexpected extra argument (more)", "repro ls --help"),

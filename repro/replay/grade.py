@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,9 @@ def grade(found: Comparison, declared: Mapping[str, MetricSpec], others: Sequenc
     """
     if found.verdict != "DIFFERENT" or not found.ended_alike or not found.last:
         return Grade(found=found, tests=[])
-    off = [name for name, pair in found.last.items() if not is_within(*pair, declared.get(name))]
+    off = [
+        name for name, pair in found.last.items() if not is_within(*pair, declared.get(name)) or _ran_away(found, name)
+    ]
     if not off and any(declared[name].tolerance for name in found.last if name in declared):
         return Grade(found=msgspec.structs.replace(found, verdict="WITHIN_TOLERANCE"), tests=[])
     if not off or len(others) < 2:  # noqa: PLR2004
@@ -43,6 +46,11 @@ def grade(found: Comparison, declared: Mapping[str, MetricSpec], others: Sequenc
         failed = ", ".join(test["metric"] for test in tests if not test["compatible"])
         return Grade(found=_because(found, f"{failed}: not what another seed would give"), tests=tests)
     return Grade(found=msgspec.structs.replace(found, verdict="COMPATIBLE"), tests=tests)
+
+
+def _ran_away(found: Comparison, name: str) -> bool:
+    """Say whether a metric that differs ended in NaN or infinity on both sides, where being equal says nothing."""
+    return name in found.metrics and not math.isfinite(found.last[name][1] or 0.0)
 
 
 def _because(found: Comparison, more: str) -> Comparison:
