@@ -30,9 +30,9 @@ def run(seed: int = 0, **replicates: int) -> Run:
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
     """No test here moves the global generators of the others."""
-    before = streams._get()
+    before = streams.get_all()
     yield
-    streams._set(before)
+    streams.set_all(before)
 
 
 def test_golden_values() -> None:
@@ -140,13 +140,13 @@ def test_global_state_neither_matters_nor_changes() -> None:
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
-        before = streams._get()
+        before = streams.get_all()
         mine = run(5)
         draws = [mine.rng("order").random(), torch.rand(1, generator=mine.rng("order")).item()]
         draws += mine.rng("augment", 1, 2).random(2).tolist()
         with mine.stream("init"):
             draws += [random.random(), np.random.rand(), torch.rand(1).item()]  # noqa: NPY002, S311
-        after = streams._get()
+        after = streams.get_all()
         assert before[0] == after[0]
         assert (before[1][1] == after[1][1]).all()
         assert before[1][2:] == after[1][2:]

@@ -86,7 +86,8 @@ def train(run: repro.Run) -> None:
         model = network(run.params.width, run.params.dropout)
     optimizer = optimizer_for(model, run)
 
-    step = 0
+    saved = run.resume(model=model, optimizer=optimizer)
+    step = saved.get("step", 0)
     for _ in run.epochs():
         order = torch.randperm(len(training), generator=run.rng("order"))
         for index in order.split(run.params.batch_size):
@@ -99,7 +100,7 @@ def train(run: repro.Run) -> None:
             step += 1
         val_loss, val_acc = evaluate(model, validation)
         run.log(step=step, val_loss=val_loss, val_acc=val_acc)
+        run.checkpoint(model=model, optimizer=optimizer, step=step)
 
     _, test_acc = evaluate(model, test)
     run.log(test_acc=test_acc)
-    run.checkpoint(model=model, optimizer=optimizer)

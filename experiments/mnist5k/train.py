@@ -90,7 +90,8 @@ def train(run: repro.Run) -> None:
     # The horizon, not the number of epochs to run: a run that stops early follows the first part of the same curve.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=run.horizon or params.epochs)
 
-    step = 0
+    saved = run.resume(model=model, optimizer=optimizer, schedule=schedule)
+    step = saved.get("step", 0)
     for _ in run.epochs():
         order = torch.randperm(len(training), generator=run.rng("order"))
         for index in order.split(params.batch_size):
@@ -105,7 +106,7 @@ def train(run: repro.Run) -> None:
         schedule.step()
         val_loss, val_acc = evaluate(model, validation)
         run.log(step=step, val_loss=val_loss, val_acc=val_acc)
+        run.checkpoint(model=model, optimizer=optimizer, schedule=schedule, step=step)
 
     _, test_acc = evaluate(model, test)
     run.log(test_acc=test_acc)
-    run.checkpoint(model=model, optimizer=optimizer, schedule=schedule)

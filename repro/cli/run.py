@@ -11,7 +11,8 @@ import click
 from repro.cli import common
 from repro.errors import UsageError
 from repro.record.values import Profile, Record
-from repro.run import execute, request
+from repro.run import execute, request, resume
+from repro.store import names
 from repro.store.store import Store
 
 _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
@@ -32,6 +33,7 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 @click.option(
     "--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'."
 )
+@click.option("--resume", "resumed", metavar="RUN", help="Go on from the last checkpoint of RUN, under its recipe.")
 @common.json_option
 def command(
     words: tuple[str, ...],
@@ -40,6 +42,7 @@ def command(
     determinism: Profile | None,
     threads: int | None,
     patterns: tuple[str, ...],
+    resumed: str | None,
     as_json: bool,
 ) -> int:
     """Run an experiment file, or any command after --, and keep a record of it.
@@ -47,14 +50,37 @@ def command(
     The record (code, packages, hardware, settings, seeds, data) is on the disk before the first line of your code runs.
     The exit code is that of the command; 1 where an experiment fails.
     """
+    if resumed is not None:
+        if words or changes or seed or determinism or threads or patterns:
+            raise UsageError(
+                "--resume takes everything from the run that it goes on from", hint=f"repro run --resume {resumed}"
+            )
+        return _resume(resumed, as_json)
     asked = _request(words, changes, request.parse_seed(seed), determinism, threads, patterns)
     store = Store.create(common.store_folder(asked.root))
     options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
-    result = execute.execute(asked, store, options)
+    return _finish(execute.execute(asked, store, options), as_json)
+
+
+def _finish(result: execute.Result, as_json: bool) -> int:
     _report(result)
     if as_json:
         common.emit(_document(result))
     return execute.exit_code(result)
+
+
+def _resume(name: str, as_json: bool) -> int:
+    """Go on from the last checkpoint of a run, as a run of its own."""
+    store = common.open_store()
+    common.needs_runs(store)
+    start = resume.find(store, names.resolve(store, name))
+    options = execute.Options(
+        to_stderr=as_json,
+        environment=resume.environment_of(start.record),
+        sealed=lambda record, said: _announce(record, said, record.circumstances["launch"]["seed_given"]),
+        start=start,
+    )
+    return _finish(execute.execute(resume.request_of(start.record), store, options), as_json)
 
 
 def _request(
@@ -86,8 +112,17 @@ def _announce(record: Record, said: list[str], seed_given: bool) -> None:
     seed = f"seed {recipe.seeds.master}" + ("" if seed_given else " (the default)")
     threads = f"{recipe.threads} thread" + ("" if recipe.threads == 1 else "s")
     common.say(f"repro: {record.name} · {seed} · {recipe.profile} · {threads} · run {record.run_id}", dim=True)
-    for line in [*said, *_gaps(record)]:
+    for line in [*_start(record), *said, *_gaps(record)]:
         common.say(f"repro: {line}", dim=True)
+
+
+def _start(record: Record) -> list[str]:
+    """Say where a continuation begins."""
+    start = record.circumstances.get("resumed")
+    if start is None:
+        return []
+    where = "" if start["epoch"] is None else f", after epoch {start['epoch']}"
+    return [f"goes on from {start['run']}{where}"]
 
 
 def _gaps(record: Record) -> list[str]:
@@ -124,6 +159,7 @@ def _document(result: execute.Result) -> dict[str, Any]:
         "record_digest": result.record_digest,
         "trail_digest": outcome.trail_digest,
         "frames": sum(item.frames for item in outcome.trails),
+        "resumed": record.circumstances.get("resumed"),
         "path": str(result.folder),
         "gaps": [*record.gaps, *outcome.gaps],
         "notes": outcome.notes,

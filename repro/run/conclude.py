@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from repro.run import leftovers, metrics, observed, trails
 from repro.run.leftovers import Stat
 from repro.store.store import RUN_FOLDERS, Store
 
+#: Where a continuation finds what it begins with, until it is over.
+FOLDER = "resume"
 _LOGS = ("stdout.log", "stderr.log", "job.json")
 
 
@@ -35,6 +38,7 @@ def outcome_of(
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
     trails.settle(folder)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)  # links to the files of the run that this one went on from
     found = trails.read(folder)
     trail_digest, summaries = trails.summarise(found)
     artifacts = _artifacts(folder, store)
@@ -54,7 +58,7 @@ def outcome_of(
         inputs=[] if files is None else files.inputs,
         outputs=[] if files is None else files.outputs,
         artifacts=artifacts,
-        notes=_notes(seen, files),
+        notes=[*_notes(seen, files), *_resume_notes(record, seen)],
         gaps=_gaps(record, state, seen, found, files),
     )
 
@@ -89,6 +93,22 @@ def _notes(seen: observed.Observed, files: leftovers.Left | None) -> list[str]:
     ]
     if files is not None:
         notes += [f"{name} was edited between its capture and the moment it was read" for name in files.edited]
+    return notes
+
+
+def _resume_notes(record: Record, seen: observed.Observed) -> list[str]:
+    """Say where a continuation did not get its run's state back, and from what checkpoints none can go on."""
+    notes = []
+    if "resumed" in record.circumstances and not seen.resumed:
+        notes.append("the script did not call run.resume(): it began anew")
+    notes += [
+        f"{item['unequal']} did not come back from the checkpoint bit for bit"
+        for item in seen.resumed
+        if item["unequal"]
+    ]
+    unsound = next((event for event in seen.checkpoints if event["kind"] == "epoch-end" and event["told"]), None)
+    if unsound is not None:
+        notes.append(f"no run can go on from {unsound['checkpoint']}: {unsound['why']}")
     return notes
 
 

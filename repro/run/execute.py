@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from repro.base import clock, files, journal
 from repro.capture import interpreter
 from repro.engines import local
 from repro.errors import UsageError
 from repro.record.values import Outcome, Record, State
-from repro.run import conclude, leftovers, profiles, recover, request, seal
+from repro.run import conclude, leftovers, profiles, recover, request, resume, seal
 from repro.run.metrics import Scanner
 from repro.run.request import Request
 from repro.store.store import Store
@@ -41,7 +43,7 @@ class Options:
     """How a run is made, where that has no bearing on its result.
 
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
-    fields of the `Job`: where a replay ends early, what it looks at.
+    fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
     """
 
     to_stderr: bool = False
@@ -53,6 +55,7 @@ class Options:
     allow_outside: bool = False
     overrides: Mapping[str, str | None] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
+    start: resume.Start | None = None
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -114,9 +117,13 @@ class _Execution:
         if self.early:
             self._launch()
         outputs = leftovers.known_outputs(self.store, self.asked.root) if self.options.given is None else {}
+        if self.options.start is not None:
+            outputs |= resume.left_by(self.options.start, self.store, self.asked.root)
         captured = seal.capture(
             self.asked, self.store, self.run_id, self.python, self.settings, self.env, outputs, self.options.given
         )
+        if self.options.start is not None:
+            captured = self._continue(captured, self.options.start)
         digest = self.store.seal_record(captured.record)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
@@ -130,6 +137,13 @@ class _Execution:
         end = self.process.wait()
         self._over = True
         return self._conclude(captured, digest, end)
+
+    def _continue(self, captured: seal.Captured, start: resume.Start) -> seal.Captured:
+        """Check that the recipe is that of the run which is continued, and hand over what there is of it."""
+        resume.check_recipe(start, captured.record, self.store)
+        resume.hand_over(start, self.store, self.folder)
+        facts = captured.record.circumstances | {"resumed": start.circumstances()}
+        return captured._replace(record=msgspec.structs.replace(captured.record, circumstances=facts))
 
     def _launch(self) -> None:
         command = [*self.command, str(self.folder)] if self.asked.entry is not None else self.command
@@ -166,6 +180,7 @@ class _Execution:
             keep=[os.path.join(place, name) for name in keep],
             budget=self.asked.budget,
             horizon=self.asked.budget,
+            resume={} if self.options.start is None else self.options.start.points,
             **self.options.job,
         )
 

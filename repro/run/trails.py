@@ -79,6 +79,12 @@ def _shorten(path: Path, size: int) -> None:
         short.replace(path)
 
 
+def has_frames(path: Path) -> bool:
+    """Say whether a file of rows has any."""
+    with path.open("rb") as handle:
+        return bool(form.unpack(handle.read(form.ROW.size)))
+
+
 def read(folder: Path) -> list[ProcessTrail]:
     """Return the trails of the run in ``folder``: by rank, then in the order in which the processes began to step."""
     found = []

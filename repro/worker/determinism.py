@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import warnings
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,8 @@ _SMALLEST, _ONE = float("5e-324"), float("1")
 _LIBRARY = re.compile(r"^[ -]*(Intel|OpenMP|LAPACK)")
 _LOADER = ("num_workers", "batch_size", "persistent_workers", "prefetch_factor", "pin_memory", "drop_last", "in_order")
 _MOST_LOADERS = 50
+#: The DataLoaders of this process: the position of each is to be in a checkpoint.
+loaders: weakref.WeakSet[Any] = weakref.WeakSet()
 _NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
@@ -151,6 +154,7 @@ def _watch_loaders(module: ModuleType, observed: Lines) -> None:
     @functools.wraps(original)
     def init(loader: Any, *args: Any, **kwargs: Any) -> None:
         original(loader, *args, **kwargs)
+        loaders.add(loader)
         settings = {name: getattr(loader, name, None) for name in _LOADER} | {"generator": loader.generator is not None}
         if repr(settings) not in seen and len(seen) < _MOST_LOADERS:
             seen.add(repr(settings))

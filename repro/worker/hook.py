@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +34,22 @@ def follow(stream: Any) -> None:
     _streams.append(stream)
     if _trail is not None:
         _trail.generators.follow(stream)
+
+
+def trail() -> Any:
+    """Return the trail of this process, None where there is none."""
+    return _trail
+
+
+def follow_again(streams: Iterable[Any]) -> None:
+    """Let the generators column take in these streams, in this order, in place of those so far."""
+    _streams[:] = streams
+    if _trail is not None:
+        from repro.worker.generators import Generators
+
+        _trail.generators = Generators()
+        for stream in _streams:
+            _trail.generators.follow(stream)
 
 
 def wait_for_seal() -> None:
@@ -64,10 +80,27 @@ def start(folder: str) -> Job:
     determinism.install(_job, _observed)
     determinism.watch_loaders(_observed)
     tensorboard.install()
+    if _job.trace is not None:
+        _trace(_job)
     imports.when_imported("torch", lambda torch: _on_torch(torch, watcher.note_write))
     atexit.register(_at_exit)
     os.register_at_fork(after_in_child=_forked)
     return _job
+
+
+def _trace(job: Job) -> None:
+    """Log what comes from outside of torch and, once torch is imported, its operators."""
+    from repro.worker import imports, outside, tracing
+
+    log = tracing.Log(job)
+    outside.install(log)
+    imports.when_imported("torch", lambda _torch: _trace_operators(log))
+
+
+def _trace_operators(log: Any) -> None:
+    from repro.worker.operators import Operators
+
+    Operators(log).install()
 
 
 def step_aside() -> None:

@@ -40,6 +40,8 @@ class Job:
     horizon: dict[str, int] = field(default_factory=dict)
     until: int | None = None
     against: str = ""
+    trace: int | None = None
+    resume: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self) -> None:
         """Write ``job.json`` into the job's folder."""
@@ -108,6 +110,7 @@ class Lines:
         self._folder = folder
         self._kind = kind
         self._fd = -1
+        self.paths: list[str] = []
         self.lost = 0
         os.register_at_fork(after_in_child=self._forked)
 
@@ -116,6 +119,7 @@ class Lines:
         if self._fd >= 0:
             close_quietly(self._fd)
         self._fd = -1
+        self.paths = []
 
     def path(self) -> str:
         """Return this process's file: place and time keep the processes of a run in order."""
@@ -126,16 +130,35 @@ class Lines:
         data = line.encode()
         try:
             if self._fd < 0:
-                self._fd = open_to_append(self.path())
+                self._open()
             os.write(self._fd, data)
         except OSError as error:
             if error.errno != errno.EBADF or not self._again(data):
                 self._complain(error)
 
+    def _open(self) -> None:
+        path = self.path()
+        self._fd = open_to_append(path)
+        self.paths.append(path)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the names of this process's files (another only where the script closed one), and their sizes."""
+        return {os.path.basename(path): os.stat(path).st_size for path in self.paths}
+
+    def begin_again(self, data: bytes) -> None:
+        """Have ``data`` (whole lines) in place of all that this process has written."""
+        if self._fd >= 0:
+            close_quietly(self._fd)
+        for path in self.paths:
+            os.unlink(path)
+        self._fd, self.paths = -1, []
+        if data:
+            self.write(data.decode())
+
     def _again(self, data: bytes) -> bool:
         """Write to a new file: the script has closed ours."""
         try:
-            self._fd = open_to_append(self.path())
+            self._open()
             return os.write(self._fd, data) == len(data)
         except OSError:
             return False

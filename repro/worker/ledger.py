@@ -9,6 +9,7 @@ off before the file is sealed (`repro.run.trails.settle`).
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 
@@ -24,9 +25,12 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Ledger:
-    """A new file that grows by whole entries. No descriptor is kept, which a script could close."""
+    """A new file that grows by whole entries. No descriptor is kept, which a script could close.
 
-    def __init__(self, path: str) -> None:
+    It begins with so many bytes of another file, where ``begin`` names them.
+    """
+
+    def __init__(self, path: str, begin: tuple[str, int] | None = None) -> None:
         self.path = path
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         self._address = 0  # of the part that is mapped
@@ -34,6 +38,14 @@ class Ledger:
         self._start = 0  # its place in the file
         self._next = 0  # the next entry's place in it
         self._chunk = _FIRST
+        if begin is not None:
+            copy_beginning(begin[0], path, begin[1])
+            self._next = begin[1]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all entries."""
+        return self._start + self._next
 
     def append(self, data: bytes) -> int:
         """Append an entry and return its place in the file; the last 16 bytes are written last. Raises OSError."""
@@ -71,3 +83,13 @@ class Ledger:
         if self._address:
             _libc.munmap(self._address, self._room)
         self._address = self._room = 0
+
+
+def copy_beginning(source: str, target: str, size: int) -> None:
+    """Append the first ``size`` bytes of a file to another. Raises OSError, also where there are fewer."""
+    with open(source, "rb") as old, open(target, "ab") as new:
+        while size and (data := old.read(min(_MOST, size))):
+            new.write(data)
+            size -= len(data)
+    if size:
+        raise OSError(errno.EIO, f"it ends {size} bytes too early", source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,10 +76,57 @@ class Known:
         """Return one digest for each parameter's gradient, 0 where there is none."""
         return self.bank.digests([parameter.grad for parameter in self.parameters])
 
+    def table_line(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return what the trail's table says of the optimizer, without the table's number."""
+        kind = type(optimizer).__name__
+        return {
+            "optimizer": self.number,
+            "kind": kind,
+            "names": self.bank.names,
+            "buffers": self.kept.names,
+            "every": self.every,
+        }
+
+    def position(self, optimizer: torch.optim.Optimizer, part: Sequence[Any] | None) -> dict[str, Any]:
+        """Return how far the optimizer is; ``part`` is its place in a checkpoint, if it is in it."""
+        place = None if part is None else [*part]
+        line = self.table_line(optimizer)
+        return {"number": self.number, "step": self.step, "table": self.table, "line": line, "part": place}
+
     def state(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Return one digest for each parameter's optimizer state (momenta, step counts), 0 where it has none."""
         states = (optimizer.state.get(parameter) for parameter in self.parameters)
         return [bits.combine([*_digests(state)]) if state else 0 for state in states]
+
+
+class Earlier:
+    """The optimizers of the run that this one goes on from, until they step here."""
+
+    def __init__(self, found: Sequence[Mapping[str, Any]], parts: Mapping[Any, Any]) -> None:
+        self._found = [(parts.get(tuple(item["part"] or ())), item) for item in found]
+
+    def claim(self, optimizer: torch.optim.Optimizer, known: Known) -> Mapping[str, Any] | None:
+        """Return the earlier one that this optimizer is: the one whose state it was given, else the first like it."""
+        line = known.table_line(optimizer)
+        loaded = (index for index, (part, _) in enumerate(self._found) if part is optimizer)
+        alike = (
+            index
+            for index, (part, item) in enumerate(self._found)
+            if part is None and all(item["line"][key] == line[key] for key in ("kind", "names"))
+        )
+        index = next(loaded, next(alike, None))
+        return None if index is None else self._found.pop(index)[1]
+
+    def waiting(self, parts: Mapping[int, Any]) -> list[dict[str, Any]]:
+        """Return those that have not stepped yet, with their places in a new checkpoint."""
+        places = ((item, None if part is None else parts.get(id(part))) for part, item in self._found)
+        return [{**item, "part": None if place is None else [*place]} for item, place in places]
+
+
+def optimizer_of(part: Any) -> torch.optim.Optimizer | None:
+    """Return the optimizer that a part of a checkpoint is, or that it wraps, as some libraries do; else None."""
+    inner = getattr(part, "optimizer", None) if hasattr(part, "param_groups") else None
+    return next((item for item in (part, inner) if isinstance(item, torch.optim.Optimizer)), None)
 
 
 def _digests(value: Any) -> Iterator[Any]:

@@ -22,14 +22,15 @@ from repro.worker.job import Job, Lines, rank
 #: Seeding that these make is part of how they work, not the user's.
 _LIBRARIES = ("torch", "numpy", "random")
 #: Once torch._dynamo is loaded, torch.manual_seed is called from a wrapper of its own.
-_WRAPPERS = ("torch._compile", "torch._dynamo.eval_frame")
+_WRAPPERS = ("torch._compile", "torch._dynamo.eval_frame", "repro.worker.outside")
 _MOST_OF_A_LINE = 3
 _ENTROPY = "from the operating system"
 
 
 def install(job: Job, observed: Lines) -> None:
     """Seed ``random``, ``numpy.random`` and ``torch`` as each is imported, and watch the calls that seed again."""
-    seeder = _Seeder(job, observed)
+    global _seeder
+    _seeder = seeder = _Seeder(job, observed)
     os.register_at_fork(before=seeder.count_fork, after_in_child=seeder.forked)
     when_imported("random", seeder.python)
     when_imported("numpy.random", seeder.numpy)
@@ -38,12 +39,26 @@ def install(job: Job, observed: Lines) -> None:
         when_imported("multiprocessing.process", seeder.spawned)
 
 
+def forks() -> int:
+    """Return how often this process has forked: it says where the next child draws from."""
+    return 0 if _seeder is None else _seeder.forks
+
+
+def set_forks(count: int) -> None:
+    """Number the next forks from ``count`` on, as in the run that this one goes on from."""
+    if _seeder is not None:
+        _seeder.forks = count
+
+
+_seeder: _Seeder | None = None
+
+
 class _Seeder:
     def __init__(self, job: Job, observed: Lines) -> None:
         self._job = job
         self._observed = observed
         self._lineage: tuple[int, ...] = ()
-        self._forks = 0
+        self.forks = 0
         self._seeders: list[Callable[[], object]] = []
         self._said: Counter[tuple[str, str, int]] = Counter()
 
@@ -78,11 +93,11 @@ class _Seeder:
         module.BaseProcess._bootstrap = bootstrap
 
     def count_fork(self) -> None:
-        self._forks += 1
+        self.forks += 1
 
     def forked(self) -> None:
-        self._lineage = (*self._lineage, self._forks)
-        self._forks = 0
+        self._lineage = (*self._lineage, self.forks)
+        self.forks = 0
 
     def _begin(self, seed: Callable[[int], object], library: str, bits: int) -> Callable[[], object]:
         """Seed a library now, and return the function that does it again for another place."""

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from repro.worker.job import Job, Lines, place
+from repro.worker.progress import Progress
+from repro.worker.sources import Sources
 
 
 class Params(Mapping[str, Any]):
@@ -48,6 +50,17 @@ class Params(Mapping[str, Any]):
         return f"Params({self._values!r})"
 
 
+class Saved(dict[str, Any]):
+    """The plain values of the checkpoint that a run goes on from; true where there is one, even if it held none."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        super().__init__(values or {})
+        self._goes_on = values is not None
+
+    def __bool__(self) -> bool:
+        return self._goes_on
+
+
 class Run:
     """One run, as its own code sees it.
 
@@ -58,12 +71,14 @@ class Run:
         self._job = job
         self._metrics = None if job is None else Lines(job.folder, "metrics")
         self._observed = observed
-        self._streams: dict[str, Any] = {}
-        self._swaps: dict[str, Any] = {}
+        self._sources = Sources(self.seed, {} if job is None else job.replicates)
         self._keys: dict[str, str] = {}
         self._saved = 0
         self._artifacts: dict[str, str] = {}
         self.params = Params({} if job is None else job.params)
+        self._progress: Progress | None = None
+        if job is not None and observed is not None and self._metrics is not None:
+            self._progress = Progress(self._sources, job, observed, self._metrics)
 
     @property
     def id(self) -> str | None:
@@ -112,6 +127,8 @@ class Run:
     def epochs(self, count: int | None = None) -> Iterator[int]:
         """Yield 0, 1, ... for every epoch of the run's budget: parameter ``epochs``, or ``count`` where there is none.
 
+        In a run that goes on, those that are still to be done.
+
         Raises:
             ValueError: when neither is given.
         """
@@ -119,7 +136,7 @@ class Run:
         if total is None:
             msg = "run.epochs() needs a parameter 'epochs' in the experiment, or a count: run.epochs(10)"
             raise ValueError(msg)
-        yield from range(total)
+        yield from range(total) if self._progress is None else self._progress.epochs(total)
 
     def rng(self, name: str, *at: int) -> Any:
         """Return the random stream of this name: the same object on each call.
@@ -127,26 +144,11 @@ class Run:
         It is a `torch.Generator` with all methods of a `numpy.random.Generator` (``.numpy`` is one). With indices,
         ``run.rng("augment", epoch, index)``, a new counter-based stream that depends on nothing but its key.
         """
-        from repro.worker import hook, streams
-
-        replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
-        if at:
-            return streams.make(self.seed, name, replicate, at)
-        if name not in self._streams:
-            self._streams[name] = streams.make(self.seed, name, replicate, ())
-            hook.follow(self._streams[name])
-        return self._streams[name]
+        return self._sources.rng(name, *at)
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         """Return a block in which the global generators of Python, numpy and torch draw from the named stream."""
-        from repro.worker import streams
-
-        if name not in self._swaps:
-            replicate = 0 if self._job is None else self._job.replicates.get(name, 0)
-            self._swaps[name] = streams.Swap(
-                self.seed, f"global/{name}" if name not in ("init", "order") else name, replicate
-            )
-        return self._swaps[name]()  # type: ignore[no-any-return]
+        return self._sources.block(name)
 
     def data(self, name: str, *arrays: Any) -> None:
         """Digest data that is in memory (numpy arrays, tensors, anything with ``__array__``) under a name."""
@@ -166,24 +168,65 @@ class Run:
         self._observed.event("data", name=name, digest=f"sha256:{state.hexdigest()}", shapes=shapes)
 
     def checkpoint(self, **parts: Any) -> str | None:
-        """Save parts of the run's state and return the file's path (None outside a run).
+        """Save parts of the run's state, and all generators, and return the file's path (None outside a run).
 
-        Each part is an object with ``state_dict()`` (model, optimizer, scheduler) or a plain value; the file is read
-        by ``torch.load(path, weights_only=True)``. It is whole or absent at any crash.
+        Each part is an object with ``state_dict()`` (model, optimizer, scheduler, scaler), a generator of torch, numpy
+        or Python, a plain value, or a mapping or list of these. Within ``run.epochs()`` it is the last thing in an
+        epoch, and `resume` goes on with the next. The file is read by ``torch.load(path, weights_only=True)``. It is
+        whole or absent at any crash.
+
+        Raises:
+            TypeError: for a value that such a file cannot hold.
+            ValueError: for a part with the name that repro's own has.
         """
-        if self._job is None:
+        if self._job is None or self._progress is None:
             return None
         import torch
 
-        state = {
-            name: _without_numpy(part.state_dict() if hasattr(part, "state_dict") else part)
-            for name, part in parts.items()
+        from repro.worker import checkpoint
+
+        if checkpoint.OWN in parts:
+            msg = f"a part of a checkpoint cannot be called {checkpoint.OWN!r}: that is what repro keeps in it"
+            raise ValueError(msg)
+        encoder = checkpoint.Encoder()
+        state = {name: encoder.encode(part, (name,)) for name, part in parts.items()}
+        objects = dict(encoder.objects)
+        own = encoder.encode(self._progress.state(encoder) | {"saved": self._saved}, (checkpoint.OWN,))
+        state[checkpoint.OWN] = own | {
+            "schema": checkpoint.SCHEMA,
+            "arrays": encoder.arrays,
+            "objects": [[*at] for at in objects],
         }
         temporary = os.path.join(self._job.folder, f"checkpoint-{os.getpid()}.tmp")
         torch.save(state, temporary)
         path = self._publish(temporary, os.path.join(self._job.folder, "checkpoints", place()))
         os.unlink(temporary)
+        self._progress.saved(os.path.basename(path), objects, own)
         return path
+
+    def resume(self, **parts: Any) -> Saved:
+        """Go on where the run was that this one continues (``repro run --resume``); call it before ``run.epochs()``.
+
+        Each part that was given to `checkpoint` as an object is given again under its name and gets its state back, in
+        place; so do all generators. Returns the plain values of the checkpoint: a mapping that is true where the run
+        goes on, and empty and false where it begins.
+
+        Raises:
+            KeyError: for a part that the checkpoint does not have.
+            ValueError: when an object that it has is not given.
+            TypeError: for a part that cannot be changed in place.
+        """
+        if self._progress is None:
+            return Saved()
+        from repro.worker import checkpoint
+
+        path = self._progress.goes_on(checkpoint.loadable(parts))
+        if path is None:
+            return Saved()
+        found = checkpoint.read(path, parts)
+        self._saved = found.own["saved"] + 1
+        self._progress.resume(found)
+        return Saved(found.values)
 
     def _publish(self, temporary: str, stem: str) -> str:
         """Give a file the next free name: other processes of the run number theirs in the same folder."""
@@ -238,19 +281,6 @@ def _number(name: str, value: Any) -> float:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         msg = f"run.log: {name} is no number but {type(value).__name__}: {error}"
         raise kind(msg) from error
-
-
-def _without_numpy(value: Any) -> Any:
-    """Return a value in which numpy's arrays and scalars are torch's and Python's: they load with weights_only."""
-    if type(value) is dict:  # a module's OrderedDict holds tensors, and carries its versions as an attribute
-        return {key: _without_numpy(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_without_numpy(item) for item in value)
-    if type(value).__module__ != "numpy":
-        return value
-    import torch
-
-    return torch.from_numpy(value.copy()) if getattr(value, "ndim", 0) else value.item()
 
 
 _current: Run | None = None

@@ -58,23 +58,37 @@ class Swap:
         sequence = seeds.sequence(master, name, replicate=replicate, rank=rank())
         self._seeds = [int(word) for word in sequence.generate_state(3, np.uint64)]
         self._kept: Any = None
+        self._outside: list[Any] = []
+        self.uses = 0
+
+    def state(self) -> list[Any]:
+        """Return where the stream is, and the states that wait outside of the blocks that are open."""
+        return [self._kept, [*self._outside]]
+
+    def set_state(self, state: list[Any]) -> None:
+        """Give back what `state` returned; of what waits outside, as much as blocks are open now."""
+        self._kept = state[0]
+        count = min(len(self._outside), len(state[1]))
+        self._outside[:count] = state[1][:count]
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         """Draw from the stream inside the block; it goes on where it stopped the next time."""
-        outside = _get()
+        self.uses += 1
+        self._outside.append(get_all())
         if self._kept is None:
             _seed(self._seeds)
         else:
-            _set(self._kept)
+            set_all(self._kept)
         try:
             yield
         finally:
-            self._kept = _get()
-            _set(outside)
+            self._kept = get_all()
+            set_all(self._outside.pop())
 
 
-def _get() -> tuple[Any, ...]:
+def get_all() -> tuple[Any, ...]:
+    """Return the states of the global generators of Python, numpy, torch (None: not imported) and CUDA (or None)."""
     import random
 
     torch = sys.modules.get("torch")
@@ -82,7 +96,8 @@ def _get() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch and torch.get_rng_state(), cuda  # noqa: NPY002
 
 
-def _set(states: tuple[Any, ...]) -> None:
+def set_all(states: tuple[Any, ...]) -> None:
+    """Give the global generators back the states that `get_all` returned."""
     import random
 
     python, numpy_state, torch_state, cuda = states

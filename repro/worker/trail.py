@@ -7,12 +7,12 @@ could not be read is counted and said in the observed list.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import struct
 import time
 import weakref
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +27,8 @@ from repro.worker.determinism import numerics, threadpools
 from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines, place
-from repro.worker.ledger import Ledger
-from repro.worker.optimizers import Known
+from repro.worker.ledger import Ledger, copy_beginning
+from repro.worker.optimizers import Earlier, Known
 
 _hash = xxhash.xxh3_64_intdigest
 _NUMBER = struct.Struct("<Q")
@@ -64,9 +64,11 @@ class Trail:
         self._rows = self._details = None
         self._bounds: bounds.Bounds | None = None
         self._tables = ""
+        self._begun = False
         self._optimizers: dict[int, tuple[weakref.ref[Any], Known]] = {}
+        self._earlier = Earlier([], {})
         self._count = 0
-        self._numbers = itertools.count()
+        self._made = 0
         self._chain = form.NO_CHAIN
         self._unreadable = 0
 
@@ -165,37 +167,102 @@ class Trail:
         known.step += 1
 
     def _meet(self, optimizer: torch.optim.Optimizer, known: Known | None) -> Known:
-        if not self._tables:
-            self._open()
-            self._observed.event(
-                "numerics", at="first step", pid=os.getpid(), state=numerics(torch) | {"threadpools": threadpools()}
-            )
-        number = self._count if known is None else known.number
-        fresh = Known(number, optimizer, self._batches.roots(), self._job)
-        self._count += known is None
+        if not self._begun:
+            self._begin()
+        fresh = Known(self._count if known is None else known.number, optimizer, self._batches.roots(), self._job)
         fresh.step = 0 if known is None else known.step
-        fresh.table = next(self._numbers)
+        earlier = self._earlier.claim(optimizer, fresh) if known is None else None
+        if earlier is not None:
+            fresh.number, fresh.step = earlier["number"], earlier["step"]
+        self._count += known is None and earlier is None
         key = id(optimizer)
         self._optimizers[key] = weakref.ref(optimizer, functools.partial(_forget, self._optimizers, key)), fresh
-        table = {
-            "table": fresh.table,
-            "optimizer": number,
-            "kind": type(optimizer).__name__,
-            "names": fresh.bank.names,
-            "buffers": fresh.kept.names,
-            "every": fresh.every,
-        }
-        with open(self._tables, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(table) + "\n")
+        if earlier is not None and fresh.table_line(optimizer) == earlier["line"]:
+            fresh.table = earlier["table"]
+        else:
+            self._write_table(fresh, optimizer)
         return fresh
 
-    def _open(self) -> None:
+    def _write_table(self, known: Known, optimizer: torch.optim.Optimizer) -> None:
+        known.table = self._made
+        self._made += 1
+        with open(self._tables, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"table": known.table} | known.table_line(optimizer)) + "\n")
+
+    def _begin(self) -> None:
+        """Open the files at the first step, unless they are those of a run that goes on."""
+        self._begun = True
+        if not self._tables:
+            self._open()
+        state = numerics(torch) | {"threadpools": threadpools()}
+        self._observed.event("numerics", at="first step", pid=os.getpid(), state=state)
+
+    def _open(self, begin: tuple[str, Mapping[str, int]] | None = None) -> None:
+        """Make this process's files, with the beginnings of those in a folder where ``begin`` names it and sizes."""
         distributed = torch.distributed
         number = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else None
         stem = os.path.join(self._job.folder, "trail", f"{place(number)}-{time.time_ns():019d}-{os.getpid()}")
-        self._rows, self._details = Ledger(f"{stem}.rows"), Ledger(f"{stem}.details")
+        folder, sizes = begin if begin is not None else ("", {})
+        self._rows, self._details = (
+            Ledger(f"{stem}.{name}", (f"{folder}/{name}", sizes[name]) if sizes else None)
+            for name in ("rows", "details")
+        )
         self._tables = f"{stem}.tables"
+        if sizes:
+            copy_beginning(f"{folder}/tables", self._tables, sizes["tables"])
         self._bounds = bounds.of(self._job, self._observed, self._rows.path)
+
+    def moment(self) -> tuple[Any, ...]:
+        """Return what says whether the training has moved on: the last row, calls since, and the generators."""
+        batches = self._batches
+        return self._chain, bits.pack(batches.batch), bits.pack(batches.loss), self.generators.digest()
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the common name of this process's files (None where it made no step), and their sizes."""
+        if self._rows is None or self._details is None:
+            return {"trail": None}
+        sizes = {"rows": self._rows.size, "details": self._details.size, "tables": os.path.getsize(self._tables)}
+        return {"trail": os.path.basename(self._tables).removesuffix(".tables"), **sizes}
+
+    def state(self, parts: Mapping[int, Any]) -> dict[str, Any]:
+        """Return what a trail that goes on from here begins with.
+
+        ``parts`` has the places of optimizers in the checkpoint, by their id.
+        """
+        optimizers = [
+            known.position(optimizer, parts.get(id(optimizer)))
+            for reference, known in self._optimizers.values()
+            if (optimizer := reference()) is not None
+        ]
+        return {
+            "chain": self._chain.hex(),
+            "count": self._count,
+            "tables": self._made,
+            "batch": [*self._batches.batch],
+            "loss": [*self._batches.loss],
+            "hidden": self._batches.hidden or bits.unreadable != self._unreadable,
+            "optimizers": [*optimizers, *self._earlier.waiting(parts)],
+        }
+
+    def go_on(self, state: Mapping[str, Any], folder: str, sizes: Mapping[str, Any], parts: Mapping[Any, Any]) -> None:
+        """Go on where the trail in ``folder`` was, in place of what this process has written so far.
+
+        ``state`` is what `state` returned there and ``sizes`` how far its files were; ``parts`` has the optimizers that
+        were loaded, by their places in the checkpoint.
+        """
+        ledgers = (self._rows, self._details)
+        mine = [self._tables, *(ledger.path for ledger in ledgers if ledger)] if self._tables else []
+        self._reset()
+        for path in mine:
+            os.unlink(path)
+        if sizes["trail"] is not None:
+            self._open((folder, sizes))
+        self._chain = bytes.fromhex(state["chain"])
+        self._count, self._made = state["count"], state["tables"]
+        self._batches.batch, self._batches.loss = [*state["batch"]], [*state["loss"]]
+        self._batches.hidden = state["hidden"]
+        self._unreadable = bits.unreadable
+        self._earlier = Earlier(state["optimizers"], parts)
 
     def _write(self, known: Known, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
         assert self._rows is not None and self._details is not None  # noqa: S101, PT018
