@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import REPRO, ROOT, Project, clean_environment
 
-COMMANDS = ("run", "replay", "ls", "show", "log", "diff", "verify", "schema")
+COMMANDS = ("run", "doctor", "replay", "ls", "show", "log", "diff", "verify", "schema")
 
 #: Logs a few points, says something on both streams, leaves a file.
 SCRIPT = """\
@@ -150,7 +150,7 @@ def test_the_home_folder_is_no_project(tmp_path: Path, words: list[str]) -> None
     ("words", "error", "hint"),
     [
         (["rn"], "there is no command 'rn'", "did you mean 'run'?"),
-        (["frobnicate"], "there is no command 'frobnicate'", "replay, ls, show"),
+        (["frobnicate"], "there is no command 'frobnicate'", "ls, show, log"),
         (["ls", "--jsn"], "no such option '--jsn'", "did you mean '--json'? repro ls --help"),
         (["show"], "missing argument 'RUN'", "repro show --help"),
         (["ls", "more"], "got unexpected extra argument (more)", "repro ls --help"),

@@ -41,6 +41,16 @@ class Code(NamedTuple):
     left_out: list[str]
 
 
+class Choice(NamedTuple):
+    """Which files are the code: what lies around, their stats, all gaps, those for their size, what is left out."""
+
+    layout: Layout
+    files: dict[str, Stat]
+    gaps: list[Gap]
+    large: list[Gap]
+    left_out: list[str]
+
+
 class _Listing(NamedTuple):
     """Paths tracked by the project or a submodule, by a repository that just lies in it, by none; folders to name."""
 
@@ -61,6 +71,19 @@ def capture(
     Raises:
         CaptureError: when a file of the project cannot be read, or git is missing.
     """
+    chosen = choose(root, store, repository, outputs=outputs, data=data)
+    tree = repository.snapshot(root, [os.fsencode(path) for path in chosen.files])
+    layout = chosen.layout._replace(folders=chosen.layout.folders[:MOST_FILES])
+    return Code(tree, layout, chosen.files, chosen.gaps, chosen.left_out[:MOST_FILES])
+
+
+def choose(
+    root: Path, store: Path, repository: CodeRepository, *, outputs: dict[str, Stat], data: Iterable[str] = ()
+) -> Choice:
+    """Return what `capture` would take, and what it would leave out, without reading a file; see there.
+
+    ``repository`` lends its name to git where the project has none.
+    """
     repository.create()
     layout = walk(root, store)
     has_git = any((folder / ".git").exists() for folder in (root, *root.parents))
@@ -79,12 +102,9 @@ def capture(
     gaps += [Gap(what=path, reason="may hold secrets; never captured unless tracked") for path in secrets]
     tracked = stats(root, listing.tracked)
     kept, large = _limit({path: stat for path, stat in candidates.items() if path not in secrets}, tracked)
-    gaps += large
     files = tracked | kept
-    tree = repository.snapshot(root, [os.fsencode(path) for path in files])
     left_out = sorted([*secrets, *(path for path in candidates if path not in files)])
-    layout = layout._replace(folders=layout.folders[:MOST_FILES])
-    return Code(tree, layout, files, gaps, left_out[:MOST_FILES])
+    return Choice(layout, files, [*gaps, *large], large, left_out)
 
 
 def own_streams() -> set[int]:

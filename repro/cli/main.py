@@ -21,6 +21,7 @@ from repro.errors import ReproError, UsageError
 #: Each command's module and the line that `repro --help` has for it.
 COMMANDS = {
     "run": "Run an experiment or any command, recorded before it trains.",
+    "doctor": "Say what will not hold, before a long run.",
     "replay": "Earn a run again: same bits? If not, where it came apart.",
     "ls": "List the runs.",
     "show": "Show a run: record, what it observed, outcome.",

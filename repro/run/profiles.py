@@ -67,6 +67,12 @@ def settle(
     return Settings(variables, threads, _flags(profile), gaps, said)
 
 
+def names_threads(profile: Profile, environment: Mapping[str, str], command: Sequence[str] = ()) -> bool:
+    """Say whether something else than the machine decides the count of threads where none is asked for."""
+    given = any(environment.get(name, "").partition(",")[0].isdigit() for name in _COUNTS)
+    return profile == "portable" or given or _NPROC.search(" ".join(command)) is not None
+
+
 def _flags(profile: Profile) -> dict[str, Any]:
     return {
         "use_deterministic_algorithms": True,
