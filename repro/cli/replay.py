@@ -218,7 +218,9 @@ def _place(first: Any) -> str:
         else f" (equal at step {first.since}; not looked at between)"
     )
     process = "" if first.process == "rank 0" else f", {first.process}"
-    return f"step {first.step}, {first.column}{tensor}{process}{back}"
+    made = first.loader
+    loader = "" if made is None else f"; {made.worker} of its loader made it: {made.column} of its batch {made.batch}"
+    return f"step {first.step}, {first.column}{tensor}{process}{back}{loader}"
 
 
 def _print_metrics(compared: Any) -> None:

@@ -23,8 +23,19 @@ _MEASURES = re.compile(
 )
 
 
+class LoaderDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """Where what a DataLoader's worker made came apart: its n-th batch, and the column: generators before, or batch."""
+
+    worker: str
+    batch: int
+    column: str
+
+
 class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """Where two trails came apart: step, column, tensor by name, process; ``since`` is the last step known equal."""
+    """Where two trails came apart: step, column, tensor by name, process; ``since`` is the last step known equal.
+
+    ``loader`` is there where the batch differs and came from a DataLoader's worker.
+    """
 
     step: int
     column: str
@@ -32,6 +43,7 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
     process: str
     optimizer: int
     since: int | None
+    loader: LoaderDifference | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +75,8 @@ def compare(
 ) -> Comparison:
     """Compare two runs (folder and outcome) bit for bit; the verdict is IDENTICAL, DIFFERENT or NOT_REPLAYABLE."""
     frames, first, uneven = _trails(trails.read(a[0]), trails.read(b[0]), extent)
+    if first is not None and first.column == form.COLUMNS[form.BATCH]:
+        first = msgspec.structs.replace(first, loader=_loader(trails.of_workers(a[0]), trails.of_workers(b[0])))
     before, after = metrics.series(a[0]), metrics.series(b[0])
     points, changed, left_out = _metrics(before, after, declared, extent)
     artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts, extent)
@@ -178,6 +192,17 @@ def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDif
         optimizer=one.optimizer,
         since=_since(a.frames, index, column),
     )
+
+
+def _loader(a: list[trails.ProcessTrail], b: list[trails.ProcessTrail]) -> LoaderDifference | None:
+    """Return the first batch that differs of the first worker, in the order of their starts, that made another one."""
+    for one, other in zip(a, b, strict=False):
+        index = form.first_unequal(one.frames, other.frames)
+        if index is not None:
+            column = form.first_column(one.frames[index], other.frames[index])
+            name = form.COLUMNS[column] if isinstance(column, int) else column
+            return LoaderDifference(worker=one.process, batch=one.frames[index].step, column=name)
+    return None
 
 
 def _since(frames: list[form.Frame], index: int, column: str) -> int | None:

@@ -63,7 +63,7 @@ def settle(folder: Path) -> None:
     The files are replaced and not truncated: a process that outlives its run may still have the old ones mapped, and
     would die of it.
     """
-    for path in (folder / "trail").glob("*.rows"):
+    for path in (*(folder / "trail").glob("*.rows"), *(folder / "loader").glob("*.rows")):
         trail = _read_one(path, "")
         _shorten(path, len(trail.frames) * form.ROW.size)
         _shorten(trail.details, trail.end_of_details())
@@ -95,6 +95,12 @@ def read(folder: Path) -> list[ProcessTrail]:
         label = f"rank {rank}" + (f" #{seen[rank]}" if seen[rank] > 1 else "")
         found.append(_read_one(path, label))
     return found
+
+
+def of_workers(folder: Path) -> list[ProcessTrail]:
+    """Return what the workers of DataLoaders made, in the order in which they were started (`repro.worker.loaders`)."""
+    paths = sorted((folder / "loader").glob("*.rows"))
+    return [_read_one(path, f"worker {int(path.stem.rpartition('-')[2])}") for path in paths]
 
 
 def _read_one(path: Path, label: str) -> ProcessTrail:

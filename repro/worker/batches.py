@@ -82,7 +82,7 @@ class Batches:
             self._roots.pop(id(module), None)
             self._roots[id(module)] = weakref.ref(module, functools.partial(_forget, self._roots, id(module)))
         simple = not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor)
-        for leaf in args if simple else _leaves((args, kwargs), _DEPTH):
+        for leaf in args if simple else leaves((args, kwargs)):
             if not isinstance(leaf, torch.Tensor):
                 self.batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:
@@ -137,7 +137,7 @@ def _forget(roots: dict[int, Any], key: int, reference: Any) -> None:
         del roots[key]
 
 
-def _leaves(value: Any, depth: int) -> Iterator[Any]:
+def leaves(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield an argument's tensors, arrays (as bytes) and scalars (as text); no scalars of objects of unknown kinds."""
     if isinstance(value, torch.Tensor):
         yield value
@@ -149,7 +149,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
         return
     elif isinstance(value, (list, tuple, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(item, depth - 1)
+            yield from leaves(item, depth - 1)
     elif hasattr(value, "__dict__"):
-        inside = (leaf for item in vars(value).values() for leaf in _leaves(item, depth - 1))
+        inside = (leaf for item in vars(value).values() for leaf in leaves(item, depth - 1))
         yield from (leaf for leaf in inside if not isinstance(leaf, str))

@@ -133,6 +133,7 @@ def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
     _note_saves(torch, note_write)
     if _job is None or _observed is None or not _job.trail.get("enabled", True):
         return
+    from repro.worker import loaders
     from repro.worker.trail import Trail
 
     global _trail
@@ -140,6 +141,7 @@ def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
     for stream in _streams:
         _trail.generators.follow(stream)
     _trail.install()
+    loaders.install(_job)
 
 
 def _note_saves(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
