@@ -173,7 +173,7 @@ def _pair(value: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]] 
 
 def _generator_state(part: Any) -> dict[str, Any]:
     """Return the state of a torch generator, and of the numpy half that a stream has."""
-    half = part.__dict__.get("numpy")
+    half = getattr(part, "__dict__", {}).get("numpy")
     return {"torch": part.get_state()} | ({} if half is None else {"numpy": half.bit_generator.state})
 
 
