@@ -64,11 +64,11 @@ def command(
     plan = changed(as_recorded(record), record, changes)
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
-    asked = replay.Asked(as_json or wants_why, keep, allow_outside_writes, common.say, until)
+    asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until)
     found = []
     for number in range(times):
         common.say(f"repro: replaying {run_id}" + (f" ({number + 1} of {times})" if times > 1 else ""), dim=True)
-        found.append(replay.replay(store, run_id, plan, asked))
+        found.append(replay.replay(store, run_id, plan, replace(asked, quiet=number > 0)))
     cause = why.why(store, run_id, plan, found[0], asked) if wants_why else None
     worst = max(found, key=lambda item: _ORDER.index(item.verdict))
     rest = _times(store, record, found) | ({} if cause is None else _cause(cause))

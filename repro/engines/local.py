@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -161,13 +162,14 @@ def launch(
     gated: bool,
     to_stderr: bool = False,
     silent: bool = False,
+    quiet: bool = False,
     listener: Listener | None = None,
 ) -> LocalProcess:
     """Start ``command`` in a process group of its own.
 
     It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in
-    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error), through a terminal where
-    ours is one. A gated interpreter waits for `release`.
+    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with ``quiet`` nothing),
+    through a terminal where ours is one. A gated interpreter waits for `release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
 
     Raises:
@@ -179,7 +181,7 @@ def launch(
     read_end, write_end = os.pipe() if gated else (None, None)
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
-    outs = (sys.stderr if to_stderr else sys.stdout, sys.stderr)
+    outs = (None, None) if quiet else (sys.stderr if to_stderr else sys.stdout, sys.stderr)
     one_at_a_time = threading.Lock()
     channels = [
         _Channel(
@@ -211,7 +213,12 @@ def launch(
 
 def _descriptor(stream: TextIO | None) -> int:
     """Return a stream's descriptor; one of ours that is closed (``>&-``) swallows what the child says."""
-    return os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
+    return _nowhere() if stream is None else stream.fileno()
+
+
+@functools.cache
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 class _Lines:

@@ -48,7 +48,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 class Asked:
     """How a replay is made, where that has no bearing on its result.
 
-    With ``against`` each process ends at the first step that is not as it was there (a folder of trails).
+    With ``against`` each process ends at the first step that is not as it was there (a folder of trails); with
+    ``trace`` it is traced, its operators from after so many steps on.
     """
 
     to_stderr: bool = False
@@ -57,6 +58,8 @@ class Asked:
     say: Callable[[str], None] = lambda _text: None
     until: int | None = None
     against: Path | None = None
+    trace: int | None = None
+    quiet: bool = False
 
 
 def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | None = None) -> Replayed:
@@ -146,13 +149,18 @@ def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, a
     )
     options = execute.Options(
         to_stderr=asked.to_stderr,
+        quiet=asked.quiet,
         given=Given(plan.code, recipe.sources, recipe.command, record.run_id, record.circumstances["project"]),
         live=restored.live,
         environment=_environment(record, plan),
         say=asked.say,
         allow_outside=asked.allow_outside,
         overrides=plan.variables,
-        job={"until": asked.until, "against": "" if asked.against is None else str(asked.against)},
+        job={
+            "until": asked.until,
+            "against": "" if asked.against is None else str(asked.against),
+            "trace": asked.trace,
+        },
     )
     return execute.execute(request, store, options)
 

@@ -86,7 +86,7 @@ class _Search:
         self.run_id = run_id
         self.now = now
         self.first = first
-        self.asked = replace(asked, keep=False, until=None)
+        self.asked = replace(asked, keep=False, until=None, quiet=True)
         self.record = store.record(run_id)
         self.outcome = store.outcome(run_id)
         self.replays = 1
@@ -98,6 +98,7 @@ class _Search:
             return self._none(self.first.reason or "it could not be replayed", self.first.hint)
         if self.first.verdict == "IDENTICAL":
             return self._none("the replay is identical: there is nothing to explain")
+        self.asked.say("repro: replay 2: unchanged")
         again = self._replay(self.now, whole=True)
         agree = self._agree(self.first, again)
         if again.verdict == "IDENTICAL":

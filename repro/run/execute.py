@@ -47,6 +47,7 @@ class Options:
     """
 
     to_stderr: bool = False
+    quiet: bool = False
     given: seal.Given | None = None
     live: tuple[tuple[str, str], ...] = ()
     environment: dict[str, str] | None = None
@@ -155,6 +156,7 @@ class _Execution:
                 folder=self.folder,
                 gated=self.early,
                 to_stderr=self.options.to_stderr,
+                quiet=self.options.quiet,
                 silent=self.options.given is not None,
                 listener=self.scanner,
             )
