@@ -1,11 +1,19 @@
 """A run that was killed and goes on from its checkpoint equals the uninterrupted one, bit for bit."""
 
+import copy
+import random
 import shutil
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, Project
+from torch.utils.data import DataLoader
+
+from repro.worker import checkpoint, obstacles
 
 #: An experiment's entry that dies behind the first loss of the step that DIE names: "40 KILL", "40 LOST".
 DEADLY = """\
@@ -254,11 +262,226 @@ def test_six_kinds_of_model_replay_and_go_on_bit_for_bit(project: Project) -> No
     assert first["state"] == "FAILED"
     second = project.run("--resume", "last", check=None, DIE="TERM 1 behind")  # that epoch's end was not seen
     assert (second["state"], second["resumed"]["epoch"]) == ("CANCELLED", 0)
-    third = project.run("--resume", "last", check=1, DIE="raise 3 middle")
+    third = project.run("--resume", "last", check=1, DIE="raise 2 middle")
     assert (third["state"], third["resumed"]["epoch"]) == ("FAILED", 0)
     assert third["resumed"]["run"] == first["run_id"]
     last = project.run("--resume", "last")
-    assert (last["resumed"]["run"], last["resumed"]["epoch"]) == (third["run_id"], 2)
+    assert (last["resumed"]["run"], last["resumed"]["epoch"]) == (third["run_id"], 1)
     assert_equal(project, whole, last)
     assert last["notes"] == []
     assert project.replay(check=0)["verdict"] == "IDENTICAL"
+
+
+#: A loop of the script's own, or one of `run.epochs`; with DIE the run ends in its last epoch, LOST or by an error.
+LOOP = """\
+import os
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+import repro
+
+run = repro.current()
+if os.environ.get("ASK"):
+    done = subprocess.run(["repro", "run", "--resume", "last"], capture_output=True, text=True)
+    print(done.returncode, done.stderr)
+model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+optimizer = torch.optim.Adam(model.parameters())
+
+
+def step():
+    optimizer.zero_grad()
+    loss = model(torch.randn(6, 4)).square().mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+how = sys.argv[1]
+saved = {} if how == "silent" else run.resume(model=model, optimizer=optimizer)
+assert bool(saved) == (run.id is not None and os.environ.get("GOES_ON") == "1")
+for epoch in range(saved.get("epoch", -1) + 1, 3) if how == "own" else run.epochs(3):
+    loss = step()
+    if epoch == 0:
+        open("result.txt", "w").write(str(loss))
+        run.artifact("result.txt")
+    run.log(step=epoch, loss=loss)
+    run.checkpoint(model=model, optimizer=optimizer, epoch=epoch)
+    if how == "early":
+        step()
+    if epoch == 2 and os.environ.get("DIE") == "LOST":
+        os.kill(os.getppid(), 9)
+        os.kill(os.getpid(), 9)
+    if epoch == 2 and os.environ.get("DIE"):
+        raise RuntimeError
+run.log(draw=torch.rand(1).item())
+"""
+
+
+def refused(project: Project, *words: str, code: int = 2) -> str:
+    """Return what is said when a run cannot be gone on from; nothing new is in the store then."""
+    before = sorted((project.store / "runs").iterdir())
+    said = project.repro("run", "--resume", *words, check=code).err
+    assert sorted((project.store / "runs").iterdir()) == before
+    return said
+
+
+def test_a_loop_of_the_scripts_own_goes_on_from_the_last_checkpoint(project: Project) -> None:
+    """Without `run.epochs` the script begins where the plain values say; outputs of the lost run are no other code.
+
+    Refused, and said why: what goes on, is complete, has other code or a damaged checkpoint, and further options.
+    """
+    project.write("loop.py", LOOP)
+    project.commit()
+    words = ["--", "python", "loop.py", "own"]
+    whole = project.run(*words, ASK="1")
+    asked = (Path(whole["path"]) / "stdout.log").read_text()
+    assert asked.startswith("2 ")
+    assert "is RUNNING" in asked
+    assert "COMPLETED" in refused(project, "last")
+    project.root.joinpath("result.txt").unlink()
+    project.repro("run", *words, DIE="LOST")
+    last = project.repro("ls", "--json", check=0).json[-1]["run_id"]
+    assert (project.root / "result.txt").exists()
+    (project.root / "loop.py").write_text(LOOP + "\n")
+    assert f"not as {last} had it: loop.py (M)" in refused(project, "last")
+    (project.root / "loop.py").write_text(LOOP)
+    assert "takes everything from the run" in refused(project, "last", "--seed", "1")
+    project.write("more.py", "")
+    assert "more.py (A)" in refused(project, "last")
+    project.root.joinpath("more.py").unlink()
+    found = max((project.store / "runs" / last / "checkpoints").iterdir())
+    content = found.read_bytes()
+    found.chmod(0o644)
+    found.write_bytes(content[:-1] + b"?")
+    assert "is not what it was when it was sealed" in refused(project, "last", code=5)
+    found.write_bytes(content)
+    done = project.run("--resume", last, GOES_ON="1")
+    assert done["resumed"]["epoch"] is None
+    assert_equal(project, whole, done)
+    assert project.replay(check=0)["compared"]["artifacts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "why", "told"),
+    [
+        ("early", "run.checkpoint() was not the last thing in its epoch", True),
+        ("silent", "the script does not call run.resume() before it", False),
+    ],
+)
+def test_a_checkpoint_that_will_not_do_is_told_before_it_is_needed(
+    project: Project, how: str, why: str, told: bool
+) -> None:
+    """A step behind the checkpoint: a line when the first epoch ends, a note, and no continuation of other bits.
+
+    A script that never asks to go on hears nothing of it.
+    """
+    project.write("loop.py", LOOP)
+    done = project.repro("run", "--", "python", "loop.py", how, DIE="error", check=1)
+    assert (f"repro: no run can go on from 00000-0000-000000.pt: {why}\n" in done.err) == told
+    assert done.err.count(why) == 2 * told  # at once, and in the notes
+    assert f"has no checkpoint to go on from: {why}" in refused(project, "last")
+
+
+def test_a_run_without_a_checkpoint_or_of_a_replay_is_not_gone_on_from(project: Project) -> None:
+    """A run that made none, a replay, metrics out of the output, and a store without runs: exit 2, with a hint."""
+    assert "there is no store" in project.repro("run", "--resume", "last", check=2).err
+    project.write("a.py", "print('acc=1'); raise SystemExit(1)\n")
+    project.run("--", "python", "a.py", check=1)
+    assert "it made none\nhint: run.checkpoint(" in refused(project, "last")
+    replayed = project.replay(check=None)["run_id"]
+    assert "is a replay" in refused(project, replayed)
+    project.run("--metric", "acc=([0-9.]+)", "--", "python", "a.py", check=1)
+    assert "--metric" in refused(project, "last")
+
+
+def test_values_come_back_as_they_were(tmp_path: Path) -> None:
+    """Tensors, numpy's arrays and numbers, tuples, counters: through a file without pickle, types and bits the same."""
+    values = {
+        "numbers": (1, 2.5, None, "text", True, float("nan"), 2**100),
+        "numpy": [np.float64(0.1), np.uint32([1, 2**32 - 1]), np.uint64(2**64 - 1), np.arange(3.0), np.array(2, ">i4")],
+        "ordered": OrderedDict(a=torch.ones(2, dtype=torch.bfloat16), b=np.float32(3)),
+        "counter": Counter([1, 1]),
+        "random": random.Random(3).getstate(),  # noqa: S311
+    }
+    encoder = checkpoint.Encoder()
+    torch.save([encoder.encode(values), encoder.arrays], tmp_path / "x.pt")
+    state, arrays = torch.load(tmp_path / "x.pt", weights_only=True)
+    back = checkpoint.restored(state, arrays)
+    assert repr(back) == repr(values)
+    assert [item.dtype for item in back["numpy"]] == [item.dtype for item in values["numpy"]]
+    assert back["random"] == values["random"]
+    with pytest.raises(TypeError, match=r"a\.0 is a Path|a\.0 is a PosixPath"):
+        encoder.encode({"a": [tmp_path]})
+
+
+def test_parts_are_loaded_in_place() -> None:
+    """Objects, also in lists and mappings, get their state back; plain mappings, lists, tensors are filled in place."""
+    model = torch.nn.Linear(2, 2)
+    generators = [torch.Generator(), np.random.default_rng(1), random.Random(1), np.random.RandomState(4)]  # noqa: S311
+    parts = {"models": {"a": [model]}, "generators": generators}
+    plain = {"curve": [1.0], "best": {"loss": 2.0}, "mean": torch.zeros(2), "array": np.zeros(2)}
+    state = copy.deepcopy(checkpoint.Encoder().encode(parts | plain))
+
+    def draws() -> list[float]:
+        one, *others = generators
+        return [torch.rand(1, generator=one).item(), *(float(other.random()) for other in others)]
+
+    weight, drawn, curve, mean = model.weight.clone(), draws(), plain["curve"], plain["mean"]
+    with torch.no_grad():
+        model.weight += 1
+    curve.append(3.0)
+    mean += 1
+    plain["best"]["loss"] = 0.0
+    assert checkpoint.loadable(parts | plain) == {"models", "generators"}
+    loaded = [item for name, part in (parts | plain).items() for item in checkpoint.load(part, state[name], (name,))]
+    assert loaded[0] == (("models", "a", 0), model)
+    assert [at for at, _ in loaded[1:]] == [("generators", i) for i in range(4)]
+    assert torch.equal(model.weight, weight)
+    assert draws() == drawn
+    assert (curve, mean.tolist(), plain["best"]) == ([1.0], [0, 0], {"loss": 2.0})
+    with pytest.raises(TypeError, match="best is a float"):
+        checkpoint.loadable({"best": 1.0})
+
+
+def test_a_state_that_did_not_come_back_is_named() -> None:
+    """The first value that is not the same to the bit: another type, sign of zero, NaN's payload, key or length."""
+    state = {"a": [1.0, {"b": torch.tensor([0.0, float("nan")])}]}
+    assert checkpoint.unequal(state, copy.deepcopy(state)) is None
+    for other, at in [
+        ({"a": [1.0, {"b": torch.tensor([-0.0, float("nan")])}]}, ("a", 1, "b")),
+        ({"a": [1, state["a"][1]]}, ("a", 0)),
+        ({"a": [1.0, {"b": state["a"][1]["b"].double()}]}, ("a", 1, "b")),
+        ({"a": [1.0]}, ("a",)),
+        ({"c": state["a"]}, ()),
+    ]:
+        assert checkpoint.unequal(state, other) == at
+
+
+def test_what_would_not_come_back_is_an_obstacle() -> None:
+    """Other names, an optimizer that is no part, a loader's own generator, lasting workers, data half read."""
+    data, mine = [*range(8)], torch.Generator()
+    own = {"trail": {"optimizers": [{"line": {"kind": "SGD"}, "part": None}]}}
+    none: dict[str, Any] = {"trail": None}
+    shuffled = DataLoader(data, shuffle=True, generator=mine)
+    lasting = DataLoader(data, num_workers=1, persistent_workers=True)
+    model = {("model",): object()}
+
+    def find(given: set[str] | None, objects: Any, own: Any, *rest: Any) -> str | None:
+        return obstacles.find(given, objects, own, *rest, *[()] * (3 - len(rest)))
+
+    assert find({"model"}, model, none) is None
+    assert "only one of" in str(find({"model", "scaler"}, model, none))
+    assert "only one of" in str(find(set(), model, none))
+    assert "SGD has taken steps" in str(find({"model"}, model, own))
+    assert "generator of a DataLoader" in str(find({"model"}, model, none, (), [shuffled]))
+    assert find({"mine"}, {("mine",): mine}, none, (), [shuffled]) is None
+    assert find({"model"}, model, none, (mine,), [shuffled]) is None
+    assert "persistent_workers" in str(find({"model"}, model, none, (), [lasting]))
+    iterator = iter(DataLoader(data, batch_size=4))
+    next(iterator)
+    assert "in the middle" in str(find({"model"}, model, none, (), (), [iterator]))
+    next(iterator)
+    assert find({"model"}, model, none, (), (), [iterator]) is None

@@ -119,7 +119,8 @@ def _names(point: Mapping[str, Any]) -> list[str]:
     """Return the files of a run that a continuation begins with."""
     trail = point["trail"]
     parts = [] if trail is None else [f"trail/{trail}.{part}" for part in ("rows", "details", "tables")]
-    return [f"checkpoints/{point['checkpoint']}", *parts, *(f"metrics/{name}" for name in point["metrics"])]
+    others = [f"{folder}/{name}" for folder in ("metrics", "loader") for name in point[folder]]
+    return [f"checkpoints/{point['checkpoint']}", *parts, *others]
 
 
 def _check_processes(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> None:
@@ -208,6 +209,8 @@ def hand_over(start: Start, store: Store, folder: Path) -> None:
     with files.disk_errors("write", folder / FOLDER):
         for place, point in start.points.items():
             _hand_over_one(before, point, folder / FOLDER / place)
+            for name in point["loader"]:
+                os.link(before / "loader" / name, folder / "loader" / name)
         for item in start.outcome.artifacts:
             store.objects.restore(str(item.digest), folder / "artifacts" / item.path)
 

@@ -24,6 +24,8 @@ _LOADER = ("num_workers", "batch_size", "persistent_workers", "prefetch_factor",
 _MOST_LOADERS = 50
 #: The DataLoaders of this process: the position of each is to be in a checkpoint.
 loaders: weakref.WeakSet[Any] = weakref.WeakSet()
+#: What goes through one of them now.
+iterators: weakref.WeakSet[Any] = weakref.WeakSet()
 _NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
@@ -161,6 +163,14 @@ def _watch_loaders(module: ModuleType, observed: Lines) -> None:
             observed.event("loader", settings=settings)
 
     module.DataLoader.__init__ = init
+    begin = module._BaseDataLoaderIter.__init__
+
+    @functools.wraps(begin)
+    def init_iterator(iterator: Any, loader: Any) -> None:
+        begin(iterator, loader)
+        iterators.add(iterator)
+
+    module._BaseDataLoaderIter.__init__ = init_iterator
 
 
 def _hash_seed() -> str:

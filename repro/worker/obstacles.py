@@ -12,11 +12,13 @@ def find(
     own: Mapping[str, Any],
     streams: Iterable[Any],
     loaders: Iterable[Any],
+    iterators: Iterable[Any],
 ) -> str | None:
     """Return the first obstacle in words, or None.
 
     ``given`` are the names that `run.resume` got (None: it was not called), ``objects`` what the checkpoint has by
-    place, ``own`` what repro keeps in it, ``streams`` those of ``run.rng``, ``loaders`` the DataLoaders that there are.
+    place, ``own`` what repro keeps in it, ``streams`` those of ``run.rng``, ``loaders`` the DataLoaders that
+    there are, ``iterators`` what goes through them.
     """
     if given is None:
         return "the script does not call run.resume() before it"
@@ -27,8 +29,17 @@ def find(
     missing = [item["line"]["kind"] for item in optimizers if item["part"] is None]
     if missing:
         return f"{', '.join(missing)} has taken steps and is no part of it"
+    if any(map(_is_amid, iterators)):
+        return "a DataLoader is in the middle of its data"
     known = [*map(id, objects.values()), *map(id, streams)]
     return next(filter(None, (_of_loader(loader, known) for loader in loaders)), None)
+
+
+def _is_amid(iterator: Any) -> bool:
+    try:
+        return bool(iterator._num_yielded < len(iterator))
+    except (AttributeError, TypeError):  # of data without a length, which it cannot be told of
+        return False
 
 
 def _of_loader(loader: Any, known: list[int]) -> str | None:

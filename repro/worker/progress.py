@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from repro.worker import determinism, obstacles, seeding, streams
-from repro.worker.job import Job, Lines, place
+from repro.worker.job import Job, Lines, place, rank
 from repro.worker.sources import Sources
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Progress:
         """Return why no run can go on from a checkpoint, None where nothing speaks against it yet."""
         if len(self._open) > 1:
             return "it was made in a loop of run.epochs() within another"
-        return obstacles.find(self._given, objects, own, self._sources.streams.values(), determinism.loaders)
+        streams_, loaders = self._sources.streams.values(), determinism.loaders
+        return obstacles.find(self._given, objects, own, streams_, loaders, determinism.iterators)
 
     def _end(self) -> None:
         """Take note of an epoch's end: whether its checkpoint was the last thing in it, and how far all is."""
@@ -119,7 +120,15 @@ class Progress:
 
         trail = hook.trail()
         sizes = {"trail": None} if trail is None else trail.sizes()
-        return {"place": place(), **sizes, "metrics": self._metrics.sizes()}
+        return {"place": place(), **sizes, "metrics": self._metrics.sizes(), "loader": self._of_workers()}
+
+    def _of_workers(self) -> list[str]:
+        """Return the files of the DataLoader workers that this rank has had: all are gone when an epoch is over."""
+        try:
+            names = os.listdir(os.path.join(self._job.folder, "loader"))
+        except OSError:
+            return []
+        return sorted(name for name in names if name.startswith(f"{rank():05d}-"))
 
     @property
     def _folder(self) -> str:
