@@ -127,6 +127,7 @@ def _determinism(record: Record, seen: observed.Observed) -> Pairs:
     default = "" if record.circumstances.get("launch", {}).get("seed_given", True) else " (the default)"
     return [
         ("profile", recipe.profile),
+        ("promise", record.circumstances.get("launch", {}).get("promise")),
         ("threads", str(recipe.threads)),
         ("seed", recipe.seeds.master + default),
         *((f"changed {name}", f"{old} -> {new}") for name, (old, new) in seen.overridden().items()),

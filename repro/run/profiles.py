@@ -10,6 +10,13 @@ from repro.capture import hardware
 from repro.errors import ConfigError
 from repro.record.values import Gap, Profile
 
+#: What each profile promises: kept in the record, and explained in docs/reference/determinism.md.
+PROMISES: Mapping[Profile, str] = {
+    "strict": "the same bits on the same software and CPU model; operators without a deterministic kernel are errors",
+    "portable": "expected: the same bits on any x86-64 CPU with the same libraries; checked by golden digests",
+    "warn": "as strict, but for operators without a deterministic kernel, which are listed",
+    "off": "nothing",
+}
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: torchrun, by either of its names, told to start more than one process.
 _NPROC = re.compile(r"(torchrun|torch\.distributed\.(run|launch)) .*--nproc[-_]per[-_]node[= ](?!1( |$))")

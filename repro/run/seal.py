@@ -19,7 +19,7 @@ from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.errors import UsageError
 from repro.record.values import Gap, Recipe, Record, SeedPlan, recipe_digest
-from repro.run.profiles import Settings
+from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
 from repro.store.store import Store
 
@@ -107,6 +107,7 @@ def capture(
         "patterns": request.patterns,
         "data": request.data,
         "seed_given": request.seed_given,
+        "promise": PROMISES[request.profile],
         "variables": variables.others(environment, store.key),
         "python": None if python is None else {"executable": python.executable, "prefix": python.prefix},
     }
