@@ -170,6 +170,17 @@ SCRIPTS = {
         torch.manual_seed(hash("run"))  #!
         seed = 1000 * now()
         default_rng([3, seed])  #!
+        given = os.environ.get("SEED")
+        if given is None:
+            given = now()
+        torch.manual_seed(int(given))  #!
+
+
+        def entropy():
+            return os.getpid() + 1
+
+
+        torch.manual_seed(entropy())  #!
 
 
         def set_seed(seed):
@@ -178,6 +189,9 @@ SCRIPTS = {
 
         set_seed(seed=time.time_ns())  #!
         split([1], random_state=int(time.time()))  #!
+        config = {"seed": 3, "name": f"run-{time.time()}", "other": os.getpid()}
+        torch.manual_seed(config["other"])  #!
+        torch.manual_seed(config["seed"])
         started = time.time()
         torch.manual_seed(3)
         random.seed("a text")
@@ -195,7 +209,7 @@ SCRIPTS = {
         from pathlib import Path
 
         for name in os.listdir("."):  #!
-            open(name).close()
+            print(name)
         files = list(Path(".").glob("*.png"))  #!
         first = glob.glob("*.png")[0]  #!
         texts = [open(p).read() for p in Path(".").rglob("*.txt")]  #!
@@ -208,6 +222,7 @@ SCRIPTS = {
 
 
         def found(folder):
+            unused = os.listdir(folder)  #!
             names = os.listdir(folder)  #!
             return names[:3]
 
@@ -242,8 +257,6 @@ SCRIPTS = {
         latest = max(Path(".").glob("*.pt"), key=os.path.getmtime)
         is_there = next(Path(".").glob("*.pt"), None) is not None
         (only,) = Path(".").glob("*.bin")
-        print(os.listdir("."))
-
 
         def gathered(folder):
             paths = []
@@ -262,7 +275,7 @@ SCRIPTS = {
     "set-iteration": """\
         words = "b a".split()
         for word in {"a", "b"}:  #!
-            open(word).close()
+            print(word)
         for word in set(words):  #!
             open(word).close()
         vocabulary = list(set(words))  #!

@@ -77,7 +77,7 @@ def test_the_experiments_of_this_repository_are_clean(steady: Project, name: str
 
 def test_the_text_names_file_line_and_remedy(steady: Project) -> None:
     """On the screen a finding is file:line as seen from here, the rule, what is wrong, and the remedy below it."""
-    steady.write("part/train.py", "import os\n\nprint(list(os.listdir('.')))\nx = os.listdir('.')[0]\n")
+    steady.write("part/train.py", "import os\n\nprint(len(os.listdir('.')))\nx = os.listdir('.')[0]\n")
     done = steady.repro("doctor", "--threads", "1", "train.py", cwd=steady.root / "part", check=2)
     assert done.out == (
         "train.py:4: unsorted-listing: os.listdir lists in the order of the disk\n    remedy: sorted(...)\n"

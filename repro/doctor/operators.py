@@ -121,8 +121,16 @@ def _is_tensors(module: Module, call: ast.Call, is_method: bool) -> bool:
         return True
     if not isinstance(first, ast.Constant | ast.UnaryOp):
         return False
+    if _is_in_network(module, call):
+        return True
     rooms = {name.partition(".")[0] for scope in module.scopes.values() for name in scope.imports.values()}
     return "torch" in rooms and not {"numpy", "pandas"} & rooms and argument(call, "axis") is None
+
+
+def _is_in_network(module: Module, call: ast.Call) -> bool:
+    """Say whether a call stands in a class made from ``torch.nn.Module``."""
+    kinds = (item for item in module.above(call) if isinstance(item, ast.ClassDef))
+    return any(module.dotted(base) == "torch.nn.Module" for kind in kinds for base in kind.bases)
 
 
 def _is_own(call: ast.Call) -> bool:

@@ -32,7 +32,7 @@ _CLOCKS = frozenset(
     "datetime.datetime.now datetime.datetime.utcnow datetime.datetime.today datetime.date.today os.getpid os.getppid"
     " os.urandom os.times uuid.uuid1 uuid.uuid4 uuid.getnode id".split()
 )
-_DEEP = 6
+_MOST = 2000  # expressions behind one seed
 
 
 def look(module: Module) -> Iterator[Finding]:
@@ -101,23 +101,49 @@ class _Source:
     def __init__(self, module: Module) -> None:
         self.module = module
 
-    def of(self, node: ast.AST, depth: int = 0) -> str | None:
-        """Return how what changes is written, or None."""
-        for item in ast.walk(node):
+    def of(self, node: ast.AST) -> str | None:
+        """Return how what changes is written, or None; each expression is looked at once."""
+        pending: list[ast.AST] = [node]
+        seen: set[ast.AST] = set()
+        while pending and len(seen) < _MOST:
+            item = pending.pop()
+            if item in seen:
+                continue
+            seen.add(item)
             if isinstance(item, ast.Call) and self._changes(item):
                 return text(item)
-            if isinstance(item, ast.Name | ast.Attribute) and depth < _DEEP:
-                value = self.module.value(item)
-                behind = None if value is item else self.of(value, depth + 1)
-                if behind is not None:
-                    return behind
+            pending += self._behind(item)
+            pending += (inner for inner in ast.iter_child_nodes(item) if not _is_owner(item, inner))
         return None
+
+    def _behind(self, node: ast.AST) -> list[ast.expr]:
+        """Return all that a name or an entry is given, and all that a function of the module returns."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            inner = [item for function in self.module.function(node.func.id) for item in ast.walk(function)]
+            return [item.value for item in inner if isinstance(item, ast.Return) and item.value is not None]
+        if isinstance(node, ast.Subscript):
+            return self._entries(node)
+        return [value for value in self.module.values(node) if value is not None]
+
+    def _entries(self, node: ast.Subscript) -> list[ast.expr]:
+        """Return what a literal mapping has under a literal key."""
+        mapping = self.module.value(node.value)
+        if not isinstance(mapping, ast.Dict):
+            return []
+        pairs = zip(mapping.keys, mapping.values, strict=True)
+        return [value for key, value in pairs if key is not None and ast.dump(key) == ast.dump(node.slice)]
 
     def _changes(self, call: ast.Call) -> bool:
         name = self.module.dotted(call.func) or ""
         if name == "hash":
             return bool(call.args) and _may_be_text(call.args[0])
         return name in _CLOCKS or (name.startswith(("time.", "secrets.")) and name != "time.sleep")
+
+
+def _is_owner(node: ast.AST, item: ast.AST) -> bool:
+    """Say whether ``item`` is the name before a dot or a bracket: what else it holds does not matter."""
+    is_part = isinstance(node, ast.Attribute | ast.Subscript) and item is node.value
+    return is_part and isinstance(item, ast.Name | ast.Attribute | ast.Subscript)
 
 
 def _may_be_text(node: ast.expr) -> bool:

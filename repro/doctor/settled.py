@@ -11,7 +11,7 @@ from repro.doctor.module import Module, last, text
 
 #: What takes things in any order, or puts them into one.
 _SETTLING = frozenset(
-    "sorted natsorted os_sorted humansorted sort unique len any all sum min max bool set frozenset print add update"
+    "sorted natsorted os_sorted humansorted sort unique len any all sum min max bool set frozenset add update"
     " union intersection difference symmetric_difference issubset issuperset isdisjoint warn debug info warning".split()
 )
 #: What hands on the order that it is given.
@@ -23,14 +23,14 @@ _THROUGH = frozenset(
 ITERATING = _THROUGH - {"str", "repr", "format", "iter"}
 #: Calls as statements of a loop that may come in any order.
 _ANY_ORDER = frozenset(
-    "unlink remove rmtree rmdir discard add print debug info warning warn mkdir makedirs chmod touch".split()
+    "unlink remove rmtree rmdir discard add debug info warning warn mkdir makedirs chmod touch".split()
 )
 _ADDING = frozenset("append extend insert".split())
 _CHANGING = _ADDING | frozenset("remove clear add discard update".split())
 _HANDING_ON = (
     ast.List | ast.Tuple | ast.Starred | ast.BoolOp | ast.BinOp | ast.Await | ast.JoinedStr | ast.FormattedValue
 )
-_INDIFFERENT = ast.Compare | ast.Assert | ast.Expr | ast.UnaryOp | ast.If | ast.While | ast.Set | ast.Delete
+_INDIFFERENT = ast.Compare | ast.Assert | ast.UnaryOp | ast.If | ast.While | ast.Set | ast.Delete
 _DEEP = 25
 
 
@@ -39,6 +39,7 @@ class Settled:
 
     def __init__(self, module: Module) -> None:
         self.module = module
+        self._known: dict[ast.AST, bool] = {}
         #: Whom to ask about a value, by what it lies in.
         self._asks: list[tuple[Any, Callable[[Any, Any, int], bool]]] = [
             (ast.Call, self._call),
@@ -63,11 +64,14 @@ class Settled:
 
     def is_so(self, node: ast.AST, depth: int = 0) -> bool:
         """Say whether what becomes of a value does not depend on its order."""
-        above = self.module.parents[node]
         if depth > _DEEP:
             return False
-        ask = next((ask for kinds, ask in self._asks if isinstance(above, kinds)), None)
-        return isinstance(above, _INDIFFERENT) if ask is None else ask(node, above, depth)
+        if node not in self._known:
+            self._known[node] = True  # what comes back to where it came from adds nothing
+            above = self.module.parents[node]
+            ask = next((ask for kinds, ask in self._asks if isinstance(above, kinds)), None)
+            self._known[node] = isinstance(above, _INDIFFERENT) if ask is None else ask(node, above, depth)
+        return self._known[node]
 
     def _outwards(self, _node: ast.AST, above: ast.AST, depth: int) -> bool:
         return self.is_so(above, depth + 1)
@@ -126,10 +130,7 @@ class Settled:
         if any(self._sorts(use, target) for use in uses):
             return True
         uses = [use for use in uses if not self._is_method(use, _ADDING)]
-        is_global = isinstance(target, ast.Attribute) or self.module.scopes[target] is self.module.top
-        if not uses:
-            return not is_global  # another module may read it
-        return all(self.is_so(use, depth + 1) for use in uses)
+        return bool(uses) and all(self.is_so(use, depth + 1) for use in uses)
 
     def _changes(self, use: ast.expr) -> bool:
         return self._is_method(use, _CHANGING)
