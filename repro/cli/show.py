@@ -85,6 +85,7 @@ def _end(record: Record, outcome: Outcome | None, state: str, folder: Path) -> P
         ("started", record.created),
         ("ended", None if outcome is None else outcome.ended),
         ("replay of", record.replay_of),
+        ("goes on from", record.circumstances.get("resumed", {}).get("run")),
         ("recipe", common.short(record.recipe_digest, 16)),
         ("kept in", str(folder)),
     ]

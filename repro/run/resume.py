@@ -126,12 +126,14 @@ def _names(point: Mapping[str, Any]) -> list[str]:
 def _check_processes(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise UsageError where a process has trained or logged that made no checkpoint: it cannot be continued."""
     known = {name for point in points.values() for name in _names(point)}
-    others = [path for path in (folder / "trail").glob("*.rows") if trails.has_frames(path)]
-    for path in sorted([*others, *(folder / "metrics").glob("*.jsonl")]):
+    trained = [path for path in sorted((folder / "trail").glob("*.rows")) if trails.has_frames(path)]
+    for path in [*trained, *sorted((folder / "metrics").glob("*.jsonl"))]:
         if f"{path.parent.name}/{path.name}" not in known:
-            what = "trained" if path.suffix == ".rows" else "logged metrics"
+            rank, child, *_ = path.name.split("-")
+            who = f"rank {int(rank)}" + ("" if child == "0000" else f", child {child}")
+            what = "has trained" if path.suffix == ".rows" else "has logged metrics"
             raise UsageError(
-                f"process {path.name.rsplit('-', 1)[-1].split('.')[0]} of {folder.name} {what} and made no checkpoint",
+                f"{who} of {folder.name} {what} and made no checkpoint then",
                 hint="every process that trains calls run.checkpoint() at the end of each epoch",
             )
 

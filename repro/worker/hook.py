@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -39,17 +39,6 @@ def follow(stream: Any) -> None:
 def trail() -> Any:
     """Return the trail of this process, None where there is none."""
     return _trail
-
-
-def follow_again(streams: Iterable[Any]) -> None:
-    """Let the generators column take in these streams, in this order, in place of those so far."""
-    _streams[:] = streams
-    if _trail is not None:
-        from repro.worker.generators import Generators
-
-        _trail.generators = Generators()
-        for stream in _streams:
-            _trail.generators.follow(stream)
 
 
 def wait_for_seal() -> None:

@@ -154,7 +154,6 @@ class Progress:
         own = self._own
         for name, state in own["streams"].items():
             give(self._sources.rng(name), state)
-        self._sources.put_in_order(own["streams"])
         for name, state in own["blocks"].items():
             self._sources.swap(name).set_state(state)
         seeding.set_forks(own["forks"])

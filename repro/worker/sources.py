@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -43,10 +43,3 @@ class Sources:
     def block(self, name: str) -> AbstractContextManager[None]:
         """Return a block in which the global generators draw from the named stream."""
         return self.swap(name)()  # type: ignore[no-any-return]
-
-    def put_in_order(self, names: Iterable[str]) -> None:
-        """Have the streams that were made in this order, others behind them."""
-        from repro.worker import hook
-
-        self.streams = {name: self.streams[name] for name in [*names, *self.streams]}
-        hook.follow_again(self.streams.values())

@@ -51,6 +51,7 @@ class Trail:
         self.generators = Generators()
         self._batches = Batches()
         self.failures = 0
+        self._failure = ""
         self._compiled: set[str] = set()
         self._rows: Ledger | None = None
         self._details: Ledger | None = None
@@ -102,7 +103,11 @@ class Trail:
     def _failed(self, error: Exception) -> None:
         self.failures += 1
         if self.failures == 1:
-            self._observed.event("trail-failure", error=f"{type(error).__name__}: {error}"[:300])
+            self._tell_failure(f"{type(error).__name__}: {error}"[:300])
+
+    def _tell_failure(self, text: str) -> None:
+        self._failure = text
+        self._observed.event("trail-failure", error=text)
 
     def _note_compiled(self, module: Any) -> None:
         """Tell of optimizers whose step torch.compile takes in: no hook is called in what it makes of them."""
@@ -236,6 +241,7 @@ class Trail:
         ]
         return {
             "chain": self._chain.hex(),
+            "failure": self._failure,
             "count": self._count,
             "tables": self._made,
             "batch": [*self._batches.batch],
@@ -257,6 +263,8 @@ class Trail:
             os.unlink(path)
         if sizes["trail"] is not None:
             self._open((folder, sizes))
+        if state["failure"] and not self._failure:
+            self._tell_failure(state["failure"])
         self._chain = bytes.fromhex(state["chain"])
         self._count, self._made = state["count"], state["tables"]
         self._batches.batch, self._batches.loss = [*state["batch"]], [*state["loss"]]
