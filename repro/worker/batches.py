@@ -50,6 +50,7 @@ class Batches:
         is_torchs = original is getattr(torch.nn.Module, "_wrapped_call_impl", None)
         get_ident = threading.get_ident
         main = get_ident()
+        take, may_train = self._take, torch.is_grad_enabled
 
         @functools.wraps(original)
         def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -62,8 +63,11 @@ class Batches:
                 return original(module, *args, **kwargs)
             self._inside = True
             try:
-                if module.training or torch.is_grad_enabled():
-                    self._quietly(self._take, module, args, kwargs)
+                if module.training or may_train():
+                    try:
+                        take(module, args, kwargs)
+                    except Exception:
+                        self.hidden = True
                 return original(module, *args, **kwargs)
             finally:
                 self._inside = False
@@ -81,14 +85,15 @@ class Batches:
         if known is None or known() is not module:
             self._roots.pop(id(module), None)
             self._roots[id(module)] = weakref.ref(module, functools.partial(_forget, self._roots, id(module)))
+        batch = self.batch
         simple = not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor)
         for leaf in args if simple else leaves((args, kwargs)):
             if not isinstance(leaf, torch.Tensor):
-                self.batch.append(xxhash.xxh3_64_intdigest(leaf))
+                batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:
-                self.batch.append(bits.digest(leaf, self._salt(leaf)))
-        if len(self.batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
-            self.batch = [bits.combine(self.batch)]
+                batch.append(bits.digest(leaf, self._salt(leaf)))
+        if len(batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
+            self.batch = [bits.combine(batch)]
 
     def _salt(self, leaf: torch.Tensor) -> int:
         key = (leaf.dtype, leaf.shape)
@@ -114,19 +119,16 @@ class Batches:
             self.loss = []
         self.hidden = False
 
-    def _quietly(self, action: Any, *args: Any) -> None:
-        try:
-            action(*args)
-        except Exception:
-            self.hidden = True
-
     def _on_backward(self) -> None:
         original = torch.autograd.backward
 
         @functools.wraps(original)
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            if not torch.compiler.is_compiling():
-                self._quietly(self.backward, tensors)
+            if not _is_compiling():
+                try:
+                    self.backward(tensors)
+                except Exception:
+                    self.hidden = True
             original(tensors, *args, **kwargs)
 
         torch.autograd.backward = backward
