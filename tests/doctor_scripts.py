@@ -7,6 +7,7 @@ SCRIPTS = {
         import torch.utils.data as tud
         from torch.utils.data import DataLoader as DL, RandomSampler, SubsetRandomSampler, random_split
         from torch.utils.data import DataLoader, WeightedRandomSampler
+        from torch.utils.data.dataloader import DataLoader as Deep
 
         Again = DataLoader
         g = torch.Generator().manual_seed(1)
@@ -14,6 +15,8 @@ SCRIPTS = {
         seeded = dict(args, generator=g)
         more = {"batch_size": 4}
         more.update({"shuffle": True})
+        entry = {}
+        entry["shuffle"] = True
 
 
         def loaders(data, train, unknown):
@@ -23,6 +26,8 @@ SCRIPTS = {
             DataLoader(data, shuffle=True, generator=None)  #!
             DataLoader(data, **args)  #!
             DataLoader(data, **more)  #!
+            DataLoader(data, **entry)  #!
+            Deep(data, shuffle=True)  #!
             DataLoader(
                 data,  #?
                 shuffle=True,
@@ -227,6 +232,10 @@ SCRIPTS = {
             return names[:3]
 
 
+        def nobody_sorts(folder):
+            return list(Path(folder).glob("*"))  #!
+
+
         class Images:
             def __init__(self, root):
                 self.files = list(Path(root).glob("*.png"))  #!
@@ -318,6 +327,13 @@ SCRIPTS = {
         labels = set(int(w) for w in ordered)
         for label in labels:
             open(str(label)).close()
+
+
+        class Shadow:
+            names = sorted(names)
+
+            def all(self):
+                return [open(name) for name in names]  #!
 
 
         def shadowed(names):

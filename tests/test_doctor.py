@@ -124,6 +124,7 @@ def test_a_draw_is_found_in_the_module_of_the_data(steady: Project) -> None:
         ("--", "python", "-u", "-W", "error", "tool.py"),
         ("--", "python", "-m", "tool"),
         ("--", "python", "-m", "package"),
+        ("--", "python", "package"),
         ("--", "python", "-m", "torch.distributed.run", "--nproc-per-node", "2", "tool.py"),
         ("--", "torchrun", "--nproc-per-node=2", "tool.py", "--lr", "1"),
         ("--", "torchrun", "-m", "package"),
@@ -225,7 +226,7 @@ def test_threads(steady: Project) -> None:
     assert found("--determinism", "portable", "train.py", check=0) == []
     assert found("train.py", check=2, OMP_NUM_THREADS="2") == [("thread-variable", None, None)]
     assert found("--threads", "2", "train.py", check=2, MKL_NUM_THREADS="4") == [("thread-variable", None, None)]
-    assert found("--threads", "2", "train.py", check=0, MKL_NUM_THREADS="2", OMP_DYNAMIC="FALSE") == []
+    assert found("--threads", "2", "train.py", check=0, NUMEXPR_NUM_THREADS="2", OMP_DYNAMIC="FALSE") == []
     steady.write("experiment.yaml", "name: a\nentry: train.py:train\n")
     assert found(check=2) == [("threads-from-machine", "experiment.yaml", None)]
     steady.write("experiment.yaml", "name: a\nentry: train.py:train\nthreads: 1\n")
