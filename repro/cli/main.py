@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "Run an experiment or any command, recorded before it trains.",
     "doctor": "Say what will not hold, before a long run.",
     "replay": "Earn a run again: same bits? If not, where it came apart.",
+    "diagnose": "Say why two runs of the same thing differ: operator, seed, draw, order.",
     "ls": "List the runs.",
     "show": "Show a run: record, what it observed, outcome.",
     "log": "Show a run's metrics.",

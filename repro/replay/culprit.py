@@ -1,23 +1,19 @@
-"""Two logs of traced processes held against each other: the first operator or call that is not alike. Nothing is run.
+"""What is to blame where two traced runs part. Nothing is run here.
 
-The log's fields are in docs/reference/diagnose.md. Operators are compared in their order; what came from outside of
-torch is compared stream by stream (a generator, the listings of folders), so that one call more does not shift the rest.
+It is an operator, or what came from outside of torch before it, or else the line where that came in.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-Event = dict[str, Any]
+from repro.replay import ulp
+from repro.replay.traces import Event, Fork, Side, Stream, call, read
+
 Kind = Literal["operator", "seed", "draw", "order", "input", "control"]
-_OPERATORS = b'{"s":"ops"'
-#: A line so close to the one of a seed, or of a tensor, is taken to have made its value.
+#: What was read so few lines before a seed, or a tensor, is taken to have made its value.
 _NEAR = 5
 
 
@@ -45,136 +41,157 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     others: list[dict[str, Any]] = []
 
 
-class Side(NamedTuple):
-    """The traces of one run: its folder of logs, and the place of the project in it."""
-
-    folder: Path
-    place: str
-
-
-class _Fork(NamedTuple):
-    """Where two streams part: what either has there (None: it has ended), and when."""
-
-    stream: str
-    one: Event | None
-    other: Event | None
-    last: int
-    extra: bool
-
-    @property
-    def event(self) -> Event:
-        return self.one or self.other or {}
-
-    @property
-    def when(self) -> int:
-        return int(self.event["t"])
-
-
 def find(a: Side, b: Side) -> Finding | None:
     """Return what differs first between two traced runs, or None where nothing does that could change a result."""
-    pairs = _pairs(a, b)
-    forks = [(process, fork) for process, (one, other) in pairs.items() if (fork := _operators(one, other, a, b))]
-    outside = _outside(pairs, a, b)
+    forks, streams = read(a, b)
     if forks:
-        process, fork = min(forks, key=lambda item: item[1].when)
-        return _of_operators(process, fork, outside, a, b)
-    found = [item for item in outside if item[1].event["k"] != "context"]
-    direct = [item for item in found if item[1].event["direct"]]
+        process, fork = min(forks, key=lambda item: float(item[1].event["t"]))
+        return _Case(process, fork, streams, a, b).finding()
+    found = [(stream, parting) for stream in streams if _accuses(stream) and (parting := stream.first())]
+    direct = [item for item in found if item[1][1].event["direct"]]
     if not found:
         return None
-    process, fork = min(direct or found, key=lambda item: item[1].when)
-    return _of_outside(process, fork, outside)
+    stream, (_, fork) = min(direct or found, key=lambda item: item[1][0])
+    return _of_outside(stream.process, fork, None, [])
 
 
-def is_full(side: Side) -> bool:
-    """Say whether a log ended before its process did."""
-    return any(b'{"s":"full"' in path.read_bytes() for path in side.folder.glob("*.jsonl"))
+def _accuses(stream: Stream) -> bool:
+    return stream.name.partition("@")[0] != "context"
 
 
-def failures(side: Side) -> list[str]:
-    """Return what a traced run could not log."""
-    lines = (line for path in sorted(side.folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n"))
-    return list(dict.fromkeys(json.loads(line)["error"] for line in lines if line.startswith(b'{"s":"failure"')))
+class _Case:
+    """The first operator that is not alike in two runs, and all that came from outside of torch before it."""
 
+    def __init__(self, process: str, fork: Fork, streams: list[Stream], a: Side, b: Side) -> None:
+        self.process = process
+        self.fork = fork
+        self.when = float(fork.event["t"])
+        self.streams = streams
+        self.sides = a, b
 
-def _pairs(a: Side, b: Side) -> dict[str, tuple[Path, Path]]:
-    """Return the logs of both runs by process: rank and lineage, and which of several it was."""
-    one, other = _logs(a.folder), _logs(b.folder)
-    return {name: (path, other[name]) for name, path in one.items() if name in other}
+    def finding(self) -> Finding:
+        """Return what is to blame: the operator itself, what came from outside before it, or where it came in."""
+        one, other = self.fork.one, self.fork.other
+        found = self._before()
+        if one is None or other is None or call(one) != call(other):
+            return self._blame(found) or self._parted()
+        same = all(one.get(key) == other.get(key) for key in ("p", "i", "g", "shapes"))
+        if same and "u" not in one:
+            return self._operator(one, other)
+        return self._blame(found) or (self._state(one) if _only(one, other, "g") else self._came_in(one, other))
 
+    def _before(self) -> list[tuple[Stream, Fork]]:
+        """Return what differs before, the likeliest first: what the user's own line asked for, and what came last."""
+        found = [(stream, *fork) for stream in self.streams if _accuses(stream) and (fork := stream.fork(self.when))]
+        found.sort(key=lambda item: (item[2].event["direct"] or item[2].event["k"] != "seed", item[1]), reverse=True)
+        return [(stream, self._origin(stream, fork)) for stream, _, fork in found]
 
-def _logs(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        place = "-".join(path.name.split("-")[:2])
-        name = next(name for number in itertools.count(1) if (name := f"{place} #{number}") not in found)
-        found[name] = path
-    return found
+    def _origin(self, stream: Stream, fork: Fork) -> Fork:
+        """Return where a generator's draws began to differ: it may be in the process that forked this one."""
+        same = (item for item in self.streams if item.name == stream.name and item.process != stream.process)
+        seeds = (found[1] for item in same if "/" in item.name and (found := item.first()))
+        return next((seed for seed in seeds if seed.event["k"] == "seed"), fork)
 
-
-def _events(path: Path, side: Side, *, operators: bool) -> Iterator[Event]:
-    with path.open("rb") as handle:
-        for line in handle:
-            if line.startswith(_OPERATORS) is operators and line.endswith(b"\n"):
-                event = json.loads(line)
-                for key in ("at", "of"):
-                    if event.get(key):
-                        event[key] = [_within(event[key][0], side.place), event[key][1]]
-                yield event
-
-
-def _within(file: str, place: str) -> str:
-    return file[len(place) + 1 :] if file.startswith(place + "/") else file
-
-
-def _operators(one: Path, other: Path, a: Side, b: Side) -> _Fork | None:
-    """Return the first operators that are not alike."""
-    both = itertools.zip_longest(_events(one, a, operators=True), _events(other, b, operators=True))
-    for before, after in both:
-        if before is None or after is None:
-            # The other may have been ended in the middle of things: what it lacks says nothing.
+    def _blame(self, found: list[tuple[Stream, Fork]]) -> Finding | None:
+        if not found:
             return None
-        if any(before.get(key) != after.get(key) for key in ("n", "at", "p", "i", "g", "shapes", "o")):
-            return _Fork("ops", before, after, before["t"], extra=False)
-    return None
+        stream, fork = found[0]
+        others = [_short(item.event) for _, item in found[1:] if item.event["at"] != fork.event["at"]]
+        return _of_outside(stream.process, fork, self.fork.event, others, self._context(fork.event))
+
+    def _context(self, event: Event) -> str:
+        """Return what the user's code read near an event that differs in every run: the clock, the process's number."""
+        events = (item for stream in self.streams if not _accuses(stream) for item in stream.one)
+        near = [item["n"] for item in events if item["t"] <= event["t"] and _is_near(item["at"], event["at"])]
+        return f"; {near[-1]} was read there" if near else ""
+
+    def _parted(self) -> Finding:
+        event = self.fork.event
+        if self.fork.more is not None and "g" in event:
+            text = f"{_name(event)} draws one time more in one run than in the other"
+            return self._new("draw", text, event)
+        both = [f"{_name(item)} at {_line(item)}" if item else "its end" for item in (self.fork.one, self.fork.other)]
+        return self._new("control", f"one run goes on with {both[0]}, the other with {both[1]}", event)
+
+    def _state(self, event: Event) -> Finding:
+        text = f"{_name(event)} draws from a generator that was seeded otherwise, or drawn from before"
+        return self._new("seed", text, event)
+
+    def _came_in(self, one: Event, other: Event) -> Finding:
+        if "u" not in one:
+            text = f"{_name(one)} gets other values, and no operator gave them: they came from outside of torch"
+            return self._new("input", text, one)
+        if one["u"] == other["u"] and one["u"] != [None] and one["shapes"] == other["shapes"]:
+            return self._new("order", "a tensor is made of the same values in another order", one)
+        return self._new("input", "a tensor is made of other values, which came from outside of torch", one)
+
+    def _operator(self, one: Event, other: Event) -> Finding:
+        places = [index for index, pair in enumerate(zip(one["o"], other["o"], strict=False)) if pair[0] != pair[1]]
+        far = ulp.of_results(self.sides, one, other, places)
+        text = f"{_name(one)} gives another result from equal inputs"
+        return msgspec.structs.replace(self._new("operator", text, one), ulp=far[0], unequal=far[1])
+
+    def _new(self, kind: Kind, text: str, event: Event) -> Finding:
+        line = event.get("of")
+        return Finding(
+            kind=kind,
+            text=text + self._context(event),
+            file=event["at"][0],
+            line=event["at"][1],
+            step=event["step"],
+            process=self.process,
+            operator=_name(event),
+            shapes=[event.get("shapes", []), [shape for shape, _ in event.get("results", [])]],
+            dtype=[dtype for _, dtype in event.get("results", [])],
+            backward=event.get("back"),
+            forward={"file": line[0], "line": line[1]} if line else None,
+        )
 
 
-def _outside(pairs: dict[str, tuple[Path, Path]], a: Side, b: Side) -> list[tuple[str, _Fork]]:
-    """Return where each stream from outside of torch parts, with the last event of it that differs."""
-    found = []
-    for process, (one, other) in pairs.items():
-        before, after = _streams(one, a), _streams(other, b)
-        for stream in before:
-            fork = _parting(stream, before[stream], after.get(stream, []))
-            if fork is not None:
-                found.append((process, fork))
-        for stream in after.keys() - before.keys():
-            event = after[stream][0]
-            found.append((process, _Fork(stream, None, event, event["t"], extra=True)))
-    return sorted(found, key=lambda item: item[1].when)
+def _is_near(place: list[Any], line: list[Any]) -> bool:
+    return bool(place[0] == line[0] and 0 <= line[1] - place[1] <= _NEAR)
 
 
-def _streams(path: Path, side: Side) -> dict[str, list[Event]]:
-    found: dict[str, list[Event]] = {}
-    for event in _events(path, side, operators=False):
-        if "k" in event:
-            found.setdefault(event["s"], []).append(event)
-    return found
+def _only(one: Event, other: Event, key: str) -> bool:
+    return [name for name in ("p", "i", "g", "shapes") if one.get(name) != other.get(name)] == [key]
 
 
-def _parting(stream: str, one: list[Event], other: list[Event]) -> _Fork | None:
-    for index, (before, after) in enumerate(itertools.zip_longest(one, other)):
-        if before is None or after is None:
-            event = before or after
-            return _Fork(stream, before, after, event["t"], extra=True)
-        if _call(before) != _call(after) or before["v"] != after["v"]:
-            last = max(item["t"] for item in one[index:])
-            extra = _call(before) != _call(after)
-            if extra and [_call(item) for item in other[index + 1 : index + 2]] == [_call(before)]:
-                return _Fork(stream, None, after, last, extra)  # it is the other run that has one more
-            return _Fork(stream, before, after, last, extra)
-    return None
+def _of_outside(process: str, fork: Fork, operator: Event | None, others: list[Any], context: str = "") -> Finding:
+    event = fork.event
+    return Finding(
+        kind=event["k"],
+        text=_words(fork) + context,
+        file=event["at"][0],
+        line=event["at"][1],
+        step=event["step"],
+        process=process,
+        operator=None if operator is None else _name(operator),
+        forward=None,
+        others=others,
+    )
 
 
-def _call(event: Event) -> tuple[Any, ...]:
-    return event["k"], event["n"], tuple(event["at"])
+def _words(fork: Fork) -> str:
+    event, name = fork.event, fork.event["n"]
+    if event["k"] == "order":
+        same = fork.one is not None and fork.other is not None and fork.one["u"] == fork.other["u"]
+        return f"{name} lists the same names in another order" if same else f"{name} lists other names"
+    if event["k"] == "draw":
+        more = fork.more is not None or fork.one is None or fork.other is None
+        return f"{name} was called one time more in one run" if more else f"{name} draws another value"
+    if event["entropy"]:
+        return f"{name} is seeded by the operating system, so otherwise each time"
+    seeds = [item["shown"] for item in (fork.one, fork.other) if item]
+    return f"{name} is seeded with {' and with '.join(map(str, seeds))}"
+
+
+def _short(event: Event) -> dict[str, Any]:
+    return {"kind": event["k"], "name": event["n"], "file": event["at"][0], "line": event["at"][1]}
+
+
+def _name(event: Event) -> str:
+    return str(event["n"])
+
+
+def _line(event: Event) -> str:
+    return f"{event['at'][0]}:{event['at'][1]}"
