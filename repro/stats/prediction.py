@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from repro.stats import checks
+from repro.stats.intervals import prediction_interval
+
 #: Fewer values say nothing: at n = 2 the interval is 15.6 standard deviations to each side, and nearly all fits.
 LEAST = 5
 
@@ -35,19 +38,18 @@ def predict(values: Sequence[float], new: float, level: float = 0.95) -> Predict
     n - 1 in its denominator. Source: Hahn and Meeker, Statistical Intervals, 1991, section 4.7.
 
     Raises:
-        ValueError: for fewer than two values, or one that is not finite.
+        ValueError: for fewer than two values, one that is not finite, or a level outside (0, 1).
     """
-    from scipy import stats  # 0.3 s
+    from scipy import special
 
-    found = np.asarray(values, dtype=np.float64)
-    if len(found) < 2 or not np.isfinite([*found, new]).all():  # noqa: PLR2004
-        msg = "two finite values are expected at least, and a finite one to judge"
-        raise ValueError(msg)
-    n, mean, spread = len(found), float(found.mean()), float(found.std(ddof=1))
-    width = spread * math.sqrt(1 + 1 / n)
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * width
-    p = 2 * float(stats.t.sf(abs(new - mean) / width, n - 1)) if width else float(new == mean)
-    return Prediction(n, mean, mean - reach, mean + reach, level, p)
+    found = checks.sample(values, name="values")
+    if not math.isfinite(new):
+        raise ValueError(f"new: a finite number is expected, not {new}")
+    low, high = prediction_interval(found, level)
+    n, mean = len(found), float(found.mean())
+    width = float(found.std(ddof=1)) * math.sqrt(1 + 1 / n)
+    p = 2 * float(special.stdtr(n - 1, -abs(new - mean) / width)) if width else float(new == mean)
+    return Prediction(n, mean, low, high, level, p)
 
 
 def worse(before: Sequence[float], now: Sequence[float], *, larger_is_better: bool) -> float:
