@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import pytest
 from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.replay import ulp
 
 #: A few real steps on `x`, a list or an array that what stands before has made.
 TRAIN = """
@@ -103,3 +108,160 @@ def test_an_operator_that_gives_other_bits_from_equal_inputs_is_named(project: P
     said = project.repro("diagnose", "last", check=3).out
     assert f"train.py:{line_of(OPERATOR, 'HERE')}: planted.noisy.default gives another result from equal inputs" in said
     assert "1 element of the result differ" in said
+
+
+CLOCK = """\
+import random
+import time
+
+now = time.time()
+random.seed(now)  # HERE
+x = [random.random() for _ in range(8)]
+"""
+OWN = """\
+import random
+
+own = random.Random()  # HERE
+x = [own.gauss(0, 1) for _ in range(8)]
+"""
+LEGACY = """\
+import numpy as np
+
+np.random.seed(3)
+own = np.random.RandomState()  # HERE
+x = own.rand(8)
+"""
+DRAW = """\
+import os
+import random
+
+values = list(range(8))
+while os.urandom(1)[0] % 4:
+    random.random()  # HERE
+random.shuffle(values)
+x = values
+"""
+SHUFFLED = """\
+import os
+import tempfile
+
+with tempfile.TemporaryDirectory() as folder:
+    for number in range(8):
+        open(f"{folder}/{number}{os.urandom(4).hex()}", "w").close()
+    x = [float(name[0]) for name in os.listdir(folder)]  # HERE
+"""
+THREADS = """\
+import os
+import threading
+import time
+
+values = []
+
+
+def put(number):
+    time.sleep(int.from_bytes(os.urandom(2), "big") / 2**16 / 5)
+    values.append(float(number))
+
+
+workers = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+x = values
+"""
+PARTED = """\
+import os
+
+import torch
+
+x = torch.ones(8)
+for _ in range(1 + os.urandom(1)[0]):
+    x = x + 0.01  # HERE
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "kind", "mark", "said"),
+    [
+        (CLOCK, "seed", "HERE", "time.time was read there"),
+        (OWN, "seed", "HERE", "operating system"),
+        (LEGACY, "seed", "HERE", "operating system"),
+        (DRAW, "draw", "HERE", "random.random was called one time more"),
+        (SHUFFLED, "order", "HERE", "os.listdir"),
+        (THREADS, "order", "ENTERS", "the same values in another order"),
+        (PARTED, "control", "HERE", "the other with"),
+    ],
+    ids=["clock", "own generator", "legacy generator", "one draw more", "folder", "threads", "control flow"],
+)
+def test_what_comes_from_outside_is_named_with_its_line(
+    project: Project, head: str, kind: str, mark: str, said: str
+) -> None:
+    """A seed, a draw more, the order of a folder or of threads, a loop's length: each by its line."""
+    script = head + TRAIN
+    found = diagnose(project, script)
+    assert (found["found"], found["kind"], found["file"]) == (True, kind, "train.py")
+    assert found["line"] == line_of(script, mark)
+    assert said in found["text"]
+
+
+HASHED = """\
+words = {"ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"}
+x = [float(ord(word[0])) for word in words]
+"""
+
+
+def test_the_order_of_a_set_is_named_where_it_comes_in(project: Project) -> None:
+    """With --determinism off the hash seed is free: the line is that of the tensor, and the text says what is free."""
+    script = HASHED + TRAIN
+    found = diagnose(project, script, "--determinism", "off")
+    assert (found["kind"], found["line"]) == ("order", line_of(script, "ENTERS"))
+    assert "PYTHONHASHSEED" in found["text"]
+
+
+LOADER = """\
+import numpy as np
+import torch
+from torch import nn
+
+
+class Noisy(torch.utils.data.Dataset):
+    rng = None
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if self.rng is None:
+            self.rng = np.random.default_rng()  # HERE
+        return torch.full((4,), float(index)) + np.random.rand() + self.rng.random()
+
+
+if __name__ == "__main__":
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch in torch.utils.data.DataLoader(Noisy(), batch_size=4, num_workers=2):
+        optimizer.zero_grad()
+        model(batch.float()).square().mean().backward()
+        optimizer.step()
+"""
+
+
+def test_a_generator_of_a_loaders_worker_is_named(project: Project) -> None:
+    """Forked workers are traced too: numpy's global generator is seeded there, one of the dataset's own is not."""
+    found = diagnose(project, LOADER)
+    assert (found["kind"], found["line"]) == ("seed", line_of(LOADER, "HERE"))
+    assert found["process"].startswith("00000-0001")
+
+
+@given(st.floats(width=32, allow_nan=False), st.integers(0, 1000))
+def test_a_distance_in_ulp_is_a_number_of_steps(value: float, steps: int) -> None:
+    """The n-th number after one lies n ULP away, also across zero; and equal bits lie at 0."""
+    import numpy as np
+
+    other = np.float32(value)
+    for _ in range(steps % 5):
+        other = np.nextafter(other, np.float32(np.inf))
+    expected = 0 if other == np.float32(value) else steps % 5
+    if np.isfinite(other):
+        assert ulp.distance(np.float32(value).tobytes(), other.tobytes(), 32)[0] == expected

@@ -56,7 +56,7 @@ def find(a: Side, b: Side) -> Finding | None:
 
 
 def _accuses(stream: Stream) -> bool:
-    return stream.name.partition("@")[0] != "context"
+    return bool((stream.one or stream.other)[0]["k"] != "context")
 
 
 class _Case:

@@ -187,7 +187,7 @@ class _Search:
         return Diagnosis(
             run_id=self.run_id,
             found=True,
-            text=finding.text,
+            text=finding.text + self._hashing(finding),
             step=finding.step if first is None else first.step,
             column=None if first is None else first.column,
             tensor=None if first is None else first.tensor,
@@ -195,6 +195,14 @@ class _Search:
             replays=self.replays,
             gaps=self._gaps(sides),
         )
+
+    def _hashing(self, finding: culprit.Finding) -> str:
+        """Say what may order values otherwise in each process, where no other reason is known."""
+        recipe = self.store.record(self.run_id).recipe
+        is_free = recipe.environment.get("PYTHONHASHSEED", "random") == "random"
+        if finding.kind not in ("order", "input", "control") or not is_free:
+            return ""
+        return "; PYTHONHASHSEED is not set, so that sets of texts have another order in each process"
 
     def _unnamed(self, first: compare.FirstDifference | None, sides: tuple[str, ...]) -> Diagnosis:
         return Diagnosis(

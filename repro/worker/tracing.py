@@ -29,7 +29,7 @@ MOST_BYTES_IN_ALL = 256 << 20
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _INSTALLED = (os.path.dirname(os.__file__) + os.sep, sys.prefix + os.sep, sys.base_prefix + "/lib/", "<frozen ", "<__")
 #: Operators that these call are the trail's own.
-_LOOKING = tuple(f"{_OURS}worker/{name}.py" for name in ("trail", "bits", "generators", "optimizers"))
+_LOOKING = tuple(f"{_OURS}worker/{name}.py" for name in ("trail", "bits", "generators", "optimizers", "loaders"))
 _clock = time.monotonic_ns
 _USER, _INSIDE, _LOOKS, _PASSED = range(4)
 
@@ -42,17 +42,17 @@ def _kind(code: CodeType) -> int:
     return _INSIDE if name.startswith(_INSTALLED) or "/site-packages/" in name or "/dist-packages/" in name else _USER
 
 
-def users_line(frame: FrameType | None) -> tuple[str, int, bool] | None:
+def users_line(frame: FrameType | None, unless: tuple[str, ...] = ()) -> tuple[str, int, bool] | None:
     """Return file and line of the innermost call outside installed code, and whether it made the call itself.
 
-    None where there is no such line, or where it is the trail that looks.
+    None where there is no such line, where it is the trail that looks, or where one of the files ``unless`` called.
     """
     direct = True
     while frame is not None:
         kind = _kind(frame.f_code)
         if kind == _USER:
             return frame.f_code.co_filename, frame.f_lineno, direct
-        if kind == _LOOKS:
+        if kind == _LOOKS or (unless and os.path.basename(frame.f_code.co_filename) in unless):
             return None
         direct = direct and kind == _PASSED
         frame = frame.f_back
