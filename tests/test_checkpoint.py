@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from repro.worker import checkpoint, obstacles
+from repro.worker import checkpoint, obstacles, progress
 
 
 def test_values_come_back_as_they_were(tmp_path: Path) -> None:
@@ -102,3 +102,21 @@ def test_what_would_not_come_back_is_an_obstacle() -> None:
     assert "in the middle" in str(find({"model"}, model, none, (), (), [iterator]))
     next(iterator)
     assert find({"model"}, model, none, (), (), [iterator]) is None
+
+
+def test_a_part_that_went_on_behind_the_checkpoint_is_seen() -> None:
+    """A scheduler's step, another learning rate, a draw from a generator that is a part; a network is not looked at."""
+    optimizer, mine = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), torch.Generator()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    objects = {("o",): optimizer, ("s",): schedule, ("g", 0): mine, ("m",): torch.nn.Linear(1, 1)}
+    seen = [progress._plain_states(objects)]
+    optimizer.step()
+    assert progress._plain_states(objects) == seen[0]
+    for move in (
+        schedule.step,
+        lambda: optimizer.param_groups[0].update(lr=0.2),
+        lambda: torch.rand(1, generator=mine),
+    ):
+        move()
+        assert progress._plain_states(objects) not in seen
+        seen.append(progress._plain_states(objects))
