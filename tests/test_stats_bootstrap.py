@@ -23,9 +23,9 @@ def test_both_kinds_agree_with_scipy(method, statistic):
         (SKEWED,), statistic, method=method, confidence_level=0.9, rng=np.random.default_rng(3)
     ).confidence_interval
     width = expected.high - expected.low
-    assert found == pytest.approx(tuple(expected), abs=0.025 * width)
+    assert found == pytest.approx(tuple(expected), abs=0.04 * width)
     plain = stats.bootstrap_interval(SKEWED, 0.9, **options)
-    assert (method == "percentile") == (abs(found.high - plain.high) < 0.02 * width)
+    assert (method == "percentile") == (abs(found.high - plain.high) < 0.04 * width)
 
 
 @pytest.mark.parametrize("interval", BOTH.values())
