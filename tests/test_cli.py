@@ -420,7 +420,7 @@ def test_diff_names_what_differs(done: Project) -> None:
 
 
 def test_diff_shows_the_code(project: Project) -> None:
-    """--patch has the lines that changed, files that were added and deleted are named."""
+    """--patch has the lines that changed; files that were added and deleted are named, with how many lines."""
     project.write("a.py", "one\n")
     project.write("b.py", "b\n")
     project.run("--", "true")
@@ -429,7 +429,7 @@ def test_diff_shows_the_code(project: Project) -> None:
     (project.root / "b.py").unlink()
     project.run("--", "true")
     text = project.repro("diff", "last~1", "last", "--patch", check=0).out
-    for line in ("M a.py", "D b.py", "A c.py", "-one", "+two"):
+    for line in ("M a.py  +1 -1", "D b.py  +0 -1", "A c.py  +1 -0", "-one", "+two"):
         assert re.search(rf"^ *{re.escape(line)}$", text, re.MULTILINE), line
 
 

@@ -363,6 +363,9 @@ def test_the_recipe_of_a_changed_sibling_differs(home: Home, pair: Pair) -> None
     text = (pair.side.root / "pyproject.toml").read_text()
     pair.side.write("pyproject.toml", text + "\n")
     assert call(home, pair.own, *run, check=0).json["recipe_digest"] != first
+    (file,) = call(home, pair.own, "diff", "last~1", "last", "--json", check=0).json["code"]
+    assert (file["path"], file["added"], file["removed"]) == ("pyproject.toml", 1, 0)
+    assert file["source"].startswith("side-")
     pair.side.write("pyproject.toml", text)
     assert call(home, pair.own, *run, check=0).json["recipe_digest"] == first
 

@@ -10,44 +10,44 @@ from repro.cli import common
 from repro.record import differences
 from repro.record.values import Outcome, Record
 from repro.replay import compare
-from repro.run import observed, trails
+from repro.run import changes, observed, trails
 from repro.store import names
 from repro.store.store import Store
+
+_SHORT = 40  # lines of code that are shown unasked
 
 
 @click.command("diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--patch", is_flag=True, help="Show the difference of the code line by line.")
+@click.option("--code", "--patch", "whole", is_flag=True, help="Show the code line by line however long it is.")
 @common.json_option
-def command(a: str, b: str, patch: bool, as_json: bool) -> int:
-    """Show how runs A and B differ: recipe, surroundings, what they observed, trail, metrics."""
+def command(a: str, b: str, whole: bool, as_json: bool) -> int:
+    """Show how runs A and B differ: recipe, surroundings, what they observed, files, trail, metrics.
+
+    Where little of the code differs it is shown line by line.
+    """
     store = common.open_store()
     common.needs_runs(store)
     ids = [names.resolve(store, name) for name in (a, b)]
-    records = [store.record(run_id) for run_id in ids]
-    found = _differences(store, records)
-    changes = store.code.changes(records[0].recipe.code, records[1].recipe.code)
+    one, other = (store.record(run_id) for run_id in ids)
+    found = _differences(store, [one, other])
+    code = changes.of_code(store, one, other)
+    data = _data(store, one, other)
     first = _first(store, ids)
     metrics = _metrics(store, ids)
-    lines = store.code.patch(records[0].recipe.code, records[1].recipe.code) if patch and changes else None
+    lines = sum((item.added or 0) + (item.removed or 0) for item in code)
+    is_shown = code and (whole or (not as_json and 0 < lines <= _SHORT))
+    patch = changes.patch(store, one, other) if is_shown else None
     if as_json:
-        files = [{"status": change.status, "path": change.path} for change in changes]
-        common.emit(
-            {
-                "a": ids[0],
-                "b": ids[1],
-                "differences": found,
-                "code": files,
-                "first_difference": first,
-                "metrics": metrics,
-                "patch": lines,
-            }
-        )
+        document = {"a": ids[0], "b": ids[1], "differences": found, "code": code, "data": data}
+        common.emit({**document, "first_difference": first, "metrics": metrics, "patch": patch})
         return 0
-    _print(found, changes, first, metrics)
-    if lines is not None:
-        click.echo(lines)
+    _print(found, _files(code, data), first, metrics)
+    if patch is not None:
+        click.echo(patch, nl=False)
+    elif lines:
+        common.say(f"repro: {common.count(lines, 'line')} of code differ: --code shows them", dim=True)
     return 0
 
 
@@ -59,6 +59,11 @@ def _differences(store: Store, records: list[Record]) -> list[differences.Differ
     if outcomes[0] is not None and outcomes[1] is not None:
         found += differences.compare_outcomes(outcomes[0], outcomes[1])
     return differences.ordered(found)
+
+
+def _data(store: Store, one: Record, other: Record) -> list[changes.DataFile]:
+    before, after = (store.outcome(record.run_id) for record in (one, other))
+    return [] if before is None or after is None else changes.of_data(store, (one, before), (other, after))
 
 
 def _first(store: Store, ids: list[str]) -> compare.FirstDifference | None:
@@ -77,20 +82,49 @@ def _metrics(store: Store, ids: list[str]) -> dict[str, list[Any]]:
 
 def _print(
     found: list[differences.Difference],
-    changes: list[Any],
+    files: dict[str, list[str]],
     first: compare.FirstDifference | None,
     metrics: dict[str, list[Any]],
 ) -> None:
-    if not (found or changes or first or metrics):
+    if not (found or first or metrics):
         click.echo("no difference")
         return
     for item in found:
         click.echo(f"{item.kind:<12} {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}")
-        if item.path == "code":
-            for change in changes:
-                click.echo(f"{'':<12}   {change.status} {change.path}")
+        for line in files.get(item.path, ()):
+            click.echo(f"{'':<12}   {line}")
     if first is not None:
         tensor = f", tensor {first.tensor}" if first.tensor else ""
         click.echo(f"{'trail':<12} parts at step {first.step}: {first.column}{tensor}")
     for name, (before, after) in metrics.items():
         click.echo(f"{'metric':<12} {name}: {common.shown(before)} -> {common.shown(after)}")
+
+
+def _files(code: list[changes.CodeFile], data: list[changes.DataFile]) -> dict[str, list[str]]:
+    """Return the lines about files by the path of the difference that they belong to."""
+    found: dict[str, list[str]] = {f"inputs.{item.path}": [_of_data(item)] for item in data}
+    for item in code:
+        found.setdefault("code" if item.source is None else f"sources.{item.source}", []).append(_of_code(item))
+    return found
+
+
+def _of_code(item: changes.CodeFile) -> str:
+    """Return a file of the code with the lines that it gained and lost."""
+    lines = "binary" if item.added is None else f"+{item.added} -{item.removed}"
+    return f"{item.status} {item.path}  {lines}"
+
+
+def _of_data(item: changes.DataFile) -> str:
+    """Return a file that was read with its sizes, and what of it differs where that is known."""
+    sizes = [common.count(size, "byte") if size is not None else "not read" for size in item.sizes]
+    words = f"{item.status} {' -> '.join(sizes)}"
+    found = item.contents
+    if found is None:
+        return words if item.status != "M" else f"{words} (the contents are not to be had any more)"
+    words += f", {common.count(found.bytes, 'byte')} differ"
+    if found.rows is None:
+        return words
+    rows = f"{found.rows[0]:,} -> {found.rows[1]:,} rows"
+    if not (found.rows_added or found.rows_removed):
+        return f"{words}; {rows}, the same in another order or with other line ends"
+    return f"{words}; {rows}: {found.rows_added:,} added, {found.rows_removed:,} removed"

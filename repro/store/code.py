@@ -41,6 +41,9 @@ _OBJECT = re.compile(
 )
 
 
+_PLAIN = ("--no-ext-diff", "--no-textconv")
+
+
 class CodeChange(NamedTuple):
     """One file that differs between two trees: A (added), D (deleted), M (modified) or T (type changed)."""
 
@@ -176,6 +179,12 @@ class CodeRepository:
         pairs = zip(parts[:-1:2], parts[1::2], strict=True)
         return [CodeChange(status.decode(), os.fsdecode(path)) for status, path in pairs]
 
+    def line_counts(self, before: str, after: str) -> dict[str, tuple[int | None, int | None]]:
+        """Return of each file that differs between two trees the lines added and removed; None for a binary one."""
+        said = self._git("diff-tree", "-r", "-z", "--numstat", "--no-renames", *_PLAIN, _id(before), _id(after))
+        rows = (row.split(b"\t", 2) for row in said.split(b"\0")[:-1])
+        return {os.fsdecode(path): (_number(added), _number(removed)) for added, removed, path in rows}
+
     def file(self, tree: str, path: str) -> str | None:
         """Return the id of one file's bytes in a tree, None where it is not there."""
         entry = self._git("ls-tree", "-r", "-z", _id(tree), "--", path)
@@ -194,8 +203,8 @@ class CodeRepository:
 
     def patch(self, before: str, after: str) -> str:
         """Return the difference of two trees as a patch for people; undecodable bytes are shown as such."""
-        options = ("--no-ext-diff", "--no-textconv", "--no-color", "-p", "-r")
-        return self._git("diff-tree", *options, _id(before), _id(after)).decode(errors="backslashreplace")
+        said = self._git("diff-tree", "-p", "-r", "--no-color", *_PLAIN, _id(before), _id(after))
+        return said.decode(errors="backslashreplace")
 
     def check(self, trees: Collection[str], *, only: bool = False) -> list[str]:
         """Return a sentence for each file of an object that is missing or not what its name says.
@@ -235,6 +244,10 @@ class CodeRepository:
         except CaptureError:
             return None
         return found
+
+
+def _number(text: bytes) -> int | None:
+    return None if text == b"-" else int(text)
 
 
 def _id(tree: str) -> str:
