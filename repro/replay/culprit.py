@@ -180,7 +180,7 @@ def _words(fork: Fork) -> str:
         more = fork.more is not None or fork.one is None or fork.other is None
         return f"{name} was called one time more in one run" if more else f"{name} draws another value"
     if event["entropy"]:
-        return f"{name} is seeded by the operating system, so otherwise each time"
+        return f"{name} takes its seed from the operating system: another one each time"
     seeds = [item["shown"] for item in (fork.one, fork.other) if item]
     return f"{name} is seeded with {' and with '.join(map(str, seeds))}"
 

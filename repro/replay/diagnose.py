@@ -98,7 +98,7 @@ class _Search:
     def _trace(self, window: _Window, first: compare.FirstDifference | None, *, blind: bool) -> Diagnosis:
         one = self._traced(window)
         try:
-            for _ in range(_TRIES - 1):
+            for _ in range(1 if blind else _TRIES - 1):
                 other = self._traced(window)
                 try:
                     found = self._compared(one, other)

@@ -17,13 +17,13 @@ from typing import Any
 
 import xxhash
 
-from repro.worker.job import Job, Lines, close_quietly, open_to_append, place
+from repro.worker.job import Job, Lines, close_quietly, lineage, open_to_append, place
 
 #: So many operators are logged before the end of the first step and in the window; so many draws in all.
 MOST_OPERATORS = 300_000
 MOST_DRAWS = 200_000
 #: Results are kept, for their distance in ULP: so many bytes of one, and of all.
-MOST_BYTES = 8 << 20
+MOST_BYTES = 1 << 20
 MOST_BYTES_IN_ALL = 256 << 20
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -31,6 +31,8 @@ _INSTALLED = (os.path.dirname(os.__file__) + os.sep, sys.prefix + os.sep, sys.ba
 #: Operators that these call are the trail's own.
 _LOOKING = tuple(f"{_OURS}worker/{name}.py" for name in ("trail", "bits", "generators", "optimizers", "loaders"))
 _clock = time.monotonic_ns
+#: A process that `multiprocessing` spawned anew learns which child it is only after it has begun.
+_SPAWNED = "--multiprocessing-fork" in sys.orig_argv
 _USER, _INSIDE, _LOOKS, _PASSED = range(4)
 
 
@@ -39,6 +41,8 @@ def _kind(code: CodeType) -> int:
     name = code.co_filename
     if name.startswith(_OURS):
         return _LOOKS if name in _LOOKING else _PASSED
+    if _SPAWNED and name == "<string>":
+        return _INSIDE
     return _INSIDE if name.startswith(_INSTALLED) or "/site-packages/" in name or "/dist-packages/" in name else _USER
 
 
@@ -73,6 +77,7 @@ class Log:
         self._folder = job.folder
         self._main = threading.get_ident()
         self._busy: set[int] = set()
+        self._waiting: list[str] | None = [] if _SPAWNED else None
         self.steps = 0
         self._child = False
         self.operators = True
@@ -138,9 +143,17 @@ class Log:
             return
         self._busy.add(thread)
         try:
-            self._lines.write(_encode({"s": stream, "t": _clock(), "step": self.steps, **event}) + "\n")
+            self._append(_encode({"s": stream, "t": _clock(), "step": self.steps, **event}) + "\n")
         finally:
             self._busy.discard(thread)
+
+    def _append(self, line: str) -> None:
+        if self._waiting is not None:
+            self._waiting.append(line)
+            if not lineage():
+                return
+            line, self._waiting = "".join(self._waiting), None
+        self._lines.write(line)
 
     def quietly(self, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Do what must not fail into the user's code; a failure is logged."""
