@@ -265,6 +265,16 @@ def test_outputs_of_earlier_runs_do_not_count(steady: Project) -> None:
     assert sorted(path for path in steady.store.rglob("*") if path.is_file()) == before
 
 
+def test_options_may_come_last(steady: Project) -> None:
+    """--json and --threads may follow what is looked at; after -- they are the command's own."""
+    steady.write("train.py", "def train(run):\n    pass\n")
+    steady.write("experiment.yaml", "name: a\nentry: train.py:train\nthreads: 1\n")
+    assert steady.repro("doctor", "experiment.yaml", "--json", check=0).json["findings"] == []
+    assert steady.repro("doctor", "train.py", "--lr", "1", "--threads", "1", "--json", check=0).json["findings"] == []
+    done = steady.repro("doctor", "--json", "--", "python", "train.py", "--threads", "1", "--json", check=2)
+    assert places(done.json["findings"]) == [("threads-from-machine", None, None)]
+
+
 def test_what_cannot_be_a_run_is_an_error(steady: Project) -> None:
     """No experiment here, a file that is not there, a wrong key: one line, a hint, exit code 2, nothing on stdout."""
     for words in ((), ("missing.py",), ("missing.yaml",), ("--", "no-such-program")):

@@ -20,7 +20,7 @@ _DEFAULT = "experiment.yaml"
 _YAML = (".yaml", ".yml")
 
 
-@click.command("doctor", context_settings={"allow_interspersed_args": False})
+@click.command("doctor", context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, metavar="[EXPERIMENT.yaml | train.py | -- COMMAND...]", type=click.UNPROCESSED)
 @click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="As for run.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="As for run.")
