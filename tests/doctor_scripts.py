@@ -193,6 +193,14 @@ SCRIPTS = {
 
 
         set_seed(seed=time.time_ns())  #!
+
+
+        def late(x, seed=int(time.time()), *, other=3, more=os.getpid()):
+            torch.manual_seed(seed)  #!
+            torch.manual_seed(other)
+            torch.manual_seed(more)  #!
+
+
         split([1], random_state=int(time.time()))  #!
         config = {"seed": 3, "name": f"run-{time.time()}", "other": os.getpid()}
         torch.manual_seed(config["other"])  #!

@@ -222,6 +222,11 @@ class _Binder:
         for item in every:
             if item is not None:
                 own.bind(item.arg, None)
+        by_place = [*arguments.posonlyargs, *arguments.args]
+        defaults = [*zip(reversed(by_place), reversed(arguments.defaults), strict=False)]
+        for item, value in [*defaults, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
+            if value is not None:
+                own.bind(item.arg, value)
         return own
 
     def _bind(self, node: ast.AST, scope: Scope) -> None:
