@@ -24,8 +24,6 @@ _DRAWS = (
 _NO_DRAWS = ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
 _PLAIN = (int, float, str, bytes, bool)
 _MOST_SHOWN = 60
-#: What these list is no input: they make room.
-_TIDY = ("shutil.py", "tempfile.py")
 
 
 def install(log: Log) -> None:
@@ -61,7 +59,7 @@ class _Outside:
 
         @functools.wraps(original)
         def scandir(*args: Any) -> Any:
-            found = users_line(sys._getframe(), unless=_TIDY)
+            found = users_line(sys._getframe(), outside=True)
             entries = original(*args)
             if found is None:
                 return entries
@@ -72,7 +70,7 @@ class _Outside:
         setattr(os, "scandir", scandir)  # noqa: B010  (it is several functions in one, to the type checker)
 
     def _listed(self, name: str, args: Any, names: Any, found: Any = None) -> None:
-        found = found or users_line(sys._getframe(), unless=_TIDY)
+        found = found or users_line(sys._getframe(), outside=True)
         if found is not None and not (args and isinstance(args[0], int)):
             fields = {"v": _digest(names), "u": _digest(sorted(map(os.fsdecode, names)))}
             self._log.note("listing", "order", name, found, **fields)

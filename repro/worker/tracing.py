@@ -33,6 +33,7 @@ _LOOKING = tuple(f"{_OURS}worker/{name}.py" for name in ("trail", "bits", "gener
 _clock = time.monotonic_ns
 #: A process that `multiprocessing` spawned anew learns which child it is only after it has begun.
 _SPAWNED = "--multiprocessing-fork" in sys.orig_argv
+_NO_INPUT = ("/shutil.py", "/tempfile.py", "<frozen importlib._bootstrap>")
 _USER, _INSIDE, _LOOKS, _PASSED = range(4)
 
 
@@ -46,17 +47,18 @@ def _kind(code: CodeType) -> int:
     return _INSIDE if name.startswith(_INSTALLED) or "/site-packages/" in name or "/dist-packages/" in name else _USER
 
 
-def users_line(frame: FrameType | None, unless: tuple[str, ...] = ()) -> tuple[str, int, bool] | None:
+def users_line(frame: FrameType | None, *, outside: bool = False) -> tuple[str, int, bool] | None:
     """Return file and line of the innermost call outside installed code, and whether it made the call itself.
 
-    None where there is no such line, where it is the trail that looks, or where one of the files ``unless`` called.
+    None where there is no such line, and where it is the trail that looks. Of what comes from ``outside`` also where a
+    library asks for it while it is imported, or to make names and room: it is no input of the user's.
     """
     direct = True
     while frame is not None:
         kind = _kind(frame.f_code)
         if kind == _USER:
             return frame.f_code.co_filename, frame.f_lineno, direct
-        if kind == _LOOKS or (unless and os.path.basename(frame.f_code.co_filename) in unless):
+        if kind == _LOOKS or (outside and frame.f_code.co_filename.endswith(_NO_INPUT)):
             return None
         direct = direct and kind == _PASSED
         frame = frame.f_back
@@ -122,7 +124,7 @@ class Log:
 
     def outside(self, stream: str, kind: str, name: str, /, **fields: Any) -> None:
         """Append something from outside of torch, with the user's line; ``stream`` is what it belongs to."""
-        found = users_line(sys._getframe())
+        found = users_line(sys._getframe(), outside=True)
         if found is not None:
             self.note(stream, kind, name, found, **fields)
 
