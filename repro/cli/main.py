@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "Say what will not hold, before a long run.",
     "replay": "Earn a run again: same bits? If not, where it came apart.",
     "diagnose": "Say why two runs of the same thing differ: operator, seed, draw, order.",
+    "seeds": "Run under several seeds: how much of the number is luck.",
     "ls": "List the runs.",
     "show": "Show a run: record, what it observed, outcome.",
     "log": "Show a run's metrics.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,10 @@ from typing import Any
 import msgspec
 
 from repro.base import clock, files, journal
-from repro.capture import interpreter
 from repro.engines import local
 from repro.errors import UsageError
 from repro.record.values import Outcome, Record, State
-from repro.run import conclude, leftovers, profiles, recover, request, resume, seal
+from repro.run import conclude, leftovers, recover, resume, seal, setting
 from repro.run.metrics import Scanner
 from repro.run.request import Request
 from repro.store.store import Store
@@ -82,11 +80,9 @@ class _Execution:
         self.asked = asked
         self.store = store
         self.options = options
-        base = request.child_environment(options.environment if options.environment is not None else os.environ)
-        self.settings = profiles.settle(asked.profile, base, asked.threads, asked.command or ())
-        changed: dict[str, str | None] = {**base, **self.settings.variables, **options.overrides}
-        self.env = {name: value for name, value in changed.items() if value is not None}
-        self.command, self.python, self.early = self._resolve()
+        self.settings, self.env, self.command, self.python, self.early = setting.settle(
+            asked, options.environment, options.overrides
+        )
         self.run_id = clock.new_run_id()
         self._journal_end = journal.end(store.journal)
         self.folder, self._lock = store.new_run(self.run_id)
@@ -97,22 +93,6 @@ class _Execution:
         self.started_ns = time.time_ns()
         self._sealed = False
         self._over = False
-
-    def _resolve(self) -> tuple[list[str], interpreter.Interpreter | None, bool]:
-        """Return the words to start, the Python that will run, and whether it may start before the seal."""
-        if self.asked.entry is not None:
-            self.env["REPRO_WORKER"] = "1"
-            return [sys.executable, "-m", "repro.worker"], interpreter.own(), True
-        words = list(self.asked.command or [])
-        cwd = self.asked.working_folder
-        path = self.env.get("PATH")
-        program = interpreter.locate(words[0], path, cwd)
-        if not interpreter.is_python(words[0]):
-            default = interpreter.default_program(self.env)
-            python = None if default is None else interpreter.of_program(default, self.env)
-            return [program, *words[1:]], python, False
-        python = interpreter.of_program(program, self.env)
-        return [program, *words[1:]], python, python.hooked and not interpreter.skips_site(words[1:])
 
     def run(self) -> Result:
         if self.early:

@@ -35,13 +35,14 @@ class Captured(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Code that was captured earlier: what a replay runs instead of the project as it is now."""
+    """Code that was captured earlier: what a replay, or a study, runs instead of the project as it is now."""
 
     tree: str
     sources: dict[str, str]
     command: list[str] | None
-    replay_of: str
+    replay_of: str | None
     project: dict[str, Any]
+    study: str | None = None
 
 
 def capture(
@@ -70,7 +71,7 @@ def capture(
         codes = _source_codes(sources, store) if given is None else _given_codes(given, request, store)
         facts = circumstances.result()
     cache.save()
-    argv, redacted = _argv(request, environment)
+    argv, redacted = words_of(request, environment)
     recipe = Recipe(
         code=code.tree,
         sources={name: found_code.tree for name, found_code in codes.items()},
@@ -108,6 +109,7 @@ def capture(
         "data": request.data,
         "seed_given": request.seed_given,
         "promise": PROMISES[request.profile],
+        "study": None if given is None else given.study,
         "variables": variables.others(environment, store.key),
         "python": None if python is None else {"executable": python.executable, "prefix": python.prefix},
     }
@@ -188,7 +190,8 @@ def _source_gaps(sources: Mapping[str, Path], codes: Mapping[str, code_capture.C
     ]
 
 
-def _argv(request: Request, environment: Mapping[str, str]) -> tuple[list[str] | None, list[Gap]]:
+def words_of(request: Request, environment: Mapping[str, str]) -> tuple[list[str] | None, list[Gap]]:
+    """Return a command as the recipe has it, redacted, and the gaps that this leaves."""
     if request.command is None:
         return None, []
     argv, places = variables.redact_arguments(request.command, environment)

@@ -1,0 +1,1 @@
+"""How much of a number is luck: one recipe under several seeds."""
