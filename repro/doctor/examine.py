@@ -13,7 +13,7 @@ from repro.capture import code, interpreter, lock, packages
 from repro.doctor import imports, program, source, surroundings
 from repro.doctor.finding import Finding, found
 from repro.doctor.module import Module
-from repro.run import leftovers, profiles, request
+from repro.run import leftovers, profiles, request, setting
 from repro.run.request import Request
 from repro.store.code import CodeRepository
 from repro.store.store import Store
@@ -35,11 +35,11 @@ def examine(asked: Request, store: Store, experiment: Path | None) -> Report:
         UsageError, ConfigError, CaptureError: where the run itself could not begin.
     """
     environment = request.child_environment(os.environ)
-    python = _python(asked, environment)
+    asked_for = setting.settle(asked, environment, {})
+    python, settings = asked_for.python, asked_for.settings
     with tempfile.TemporaryDirectory(prefix="repro-doctor-") as folder:
         choice = _choice(asked, store, Path(folder))
         scanned = None if python is None else packages.scan(python.path, Path(folder) / "packages.json")
-    settings = profiles.settle(asked.profile, environment, asked.threads, asked.command or ())
     file = None if experiment is None else os.path.relpath(experiment.resolve(), asked.root)
     named = profiles.names_threads(asked.profile, environment, asked.command or ())
     modules, unparsable = _modules(asked, environment, python, _without_self(choice.files, asked.root))
@@ -51,16 +51,6 @@ def examine(asked: Request, store: Store, experiment: Path | None) -> Report:
         *source.examine(modules, switched_on=asked.profile != "off"),
     ]
     return Report(findings, [*(module.file for module in modules), *(item.file or "" for item in unparsable)])
-
-
-def _python(asked: Request, environment: dict[str, str]) -> interpreter.Interpreter | None:
-    """Return the Python whose packages a run would record."""
-    if asked.entry is not None:
-        return interpreter.own()
-    word = (asked.command or [""])[0]
-    program_file = interpreter.locate(word, environment.get("PATH"), asked.working_folder)
-    found_python = program_file if interpreter.is_python(word) else interpreter.default_program(environment)
-    return None if found_python is None else interpreter.of_program(found_python, environment)
 
 
 def _choice(asked: Request, store: Store, folder: Path) -> code.Choice:
