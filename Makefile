@@ -32,7 +32,7 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lock:
 	lockfiles/lock $(PYTHON)
