@@ -24,8 +24,8 @@ _ALLOCATE = ("empty", "new_empty", "resize_", "_efficientzerotensor")
 _OVERWRITE = frozenset(
     "copy_ fill_ zero_ uniform_ normal_ random_ bernoulli_ exponential_ cauchy_ log_normal_ geometric_".split()
 )
-#: What torch calls the step from Python's values or an array to a tensor.
-_ENTER = "lift_fresh"
+#: What makes a tensor of Python's values or of an array, and of bytes that were loaded or that another process sent.
+_ENTER = ("lift_fresh", "set_")
 #: What has the same words in each process; of others the type counts.
 _PLAIN = (int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 #: Of these results the distance in ULP can be told.
@@ -61,7 +61,7 @@ def _kind_of(operator: Any) -> _Kind:
     unread = {key for key in written if isinstance(key, str) or (overwrites and key == 0)}
     return _Kind(
         name=str(operator),
-        enters=name == _ENTER,
+        enters=name in _ENTER,
         has_bytes=not is_view and not name.startswith(_ALLOCATE),
         unread=frozenset(unread),
         written=tuple(written),

@@ -79,6 +79,7 @@ class Log:
         self._folder = job.folder
         self._main = threading.get_ident()
         self._busy: set[int] = set()
+        self._lock = threading.Lock()
         self._waiting: list[str] | None = [] if _SPAWNED else None
         self.steps = 0
         self._child = False
@@ -97,6 +98,7 @@ class Log:
             close_quietly(self._fd)
         self._fd, self._end = -1, 0
         self._main = threading.get_ident()
+        self._lock = threading.Lock()  # another thread may have held it
         self._child = self.operators = True
         self._left = MOST_OPERATORS
 
@@ -145,7 +147,8 @@ class Log:
             return
         self._busy.add(thread)
         try:
-            self._append(_encode({"s": stream, "t": _clock(), "step": self.steps, **event}) + "\n")
+            with self._lock:  # the first line makes the file, and threads may have it at once
+                self._append(_encode({"s": stream, "t": _clock(), "step": self.steps, **event}) + "\n")
         finally:
             self._busy.discard(thread)
 
