@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import xxhash
+from conftest import Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,3 +113,45 @@ def test_what_is_reserved_is_cut_off_without_harm_to_who_still_writes(tmp_path: 
     assert found.tensors(found.frames[0], form.BUFFERS) == {"mean": 8}
     assert found.tensors(found.frames[1], form.PARAMETERS_OUT) == {"weight": 0, "bias": 0}
     assert found.tensors(found.frames[1], form.STATE) is None
+
+
+def test_threads_that_step_at_once_lose_nothing_and_break_nothing(project: Project) -> None:
+    """Several threads may each train a network of their own: no bus error, each step once, all in one chain."""
+    project.write(
+        "train.py",
+        """\
+import sys
+import threading
+
+import torch
+
+from repro.worker import ledger
+
+sys.setswitchinterval(1e-6)
+ledger._FIRST = ledger._MOST = 4096
+
+
+def train(number):
+    parameter = torch.nn.Parameter(torch.zeros(number))
+    parameter.grad = torch.ones(number)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    for _ in range(2000):
+        optimizer.step()
+
+
+threads = [threading.Thread(target=train, args=(number,)) for number in range(1, 5)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+""",
+    )
+    done = project.run("--", "python", "train.py")
+    assert [gap["reason"] for gap in done["gaps"] if "could not be read" in gap["reason"]] == []
+    [found] = trails.read(project.store / "runs" / done["run_id"])
+    steps = [(frame.optimizer, frame.step) for frame in found.frames]
+    assert sorted(steps) == [(number, step) for number in range(4) for step in range(2000)]
+    chain = form.NO_CHAIN
+    for frame in found.frames:
+        chain = xxhash.xxh3_128_digest(form.pack(frame._replace(detail=0, chain=chain)))
+        assert frame.chain == chain

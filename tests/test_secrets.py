@@ -54,6 +54,47 @@ def test_no_secret_is_anywhere_in_the_store(secretive: Project, ignored: bool) -
     assert b"train.py" in kept
 
 
+#: Files that a script might read, in its project and in the user's home, which no store should have the bytes of.
+HOME = (".netrc", ".aws/credentials", ".cache/huggingface/token", ".config/gh/hosts.yml", ".kaggle/kaggle.json")
+PROJECT = ("hub_token.txt", "secrets.toml", ".aws/credentials", ".env.d/all", "deploy", "mine.txt")
+
+
+def test_no_input_that_may_hold_secrets_is_kept(project: Project) -> None:
+    """By its name, its folder, its first line or its mode: it counts as read, its bytes are not in the store."""
+    home = project.root.parent / "home"
+    for name in HOME:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(DOTENV)
+    for name in PROJECT:
+        project.write(f"own/{name}", (KEY if name == "deploy" else "") + DOTENV)
+    project.write("own/data.txt", "to be kept")
+    (project.root / "own" / "mine.txt").chmod(0o600)
+    project.write(".gitignore", "own/\n")
+    names = [*(str(home / name) for name in HOME), *(f"own/{name}" for name in (*PROJECT, "data.txt"))]
+    project.write("train.py", f"import repro\nrepro.current().log(n=len(''.join(open(x).read() for x in {names!r})))\n")
+    project.git("init", "-q")
+    project.run("--", "python", "train.py")
+    assert {item["path"] for item in trees.outcome(project)["inputs"]} == set(names)
+    kept = trees.everything(project.store)
+    assert DOTENV.encode() not in kept
+    assert b"key-0123456789abcdef" not in kept
+    assert b"to be kept" in kept
+
+
+def test_of_many_inputs_some_are_kept(project: Project) -> None:
+    """A data set of many small files is not copied whole: nobody is to wait for that."""
+    for number in range(130):
+        project.write(f"own/{number}.txt", str(number))
+    project.write(".gitignore", "own/\n")
+    project.write(
+        "train.py", "import repro\nrepro.current().log(n=len([open(f'own/{i}.txt').read() for i in range(130)]))\n"
+    )
+    project.git("init", "-q")
+    project.run("--", "python", "train.py")
+    assert len(trees.outcome(project)["inputs"]) == 130
+    assert len(list((project.store / "objects").glob("??/*"))) == 100
+
+
 def test_a_redacted_argument_cannot_be_replayed(secretive: Project) -> None:
     """What was redacted is named as a gap, and makes a replay NOT_REPLAYABLE with a hint, before anything runs."""
     done = secretive.run("--", "python", "train.py", "--lr", "0.1", "--token", OPTION)

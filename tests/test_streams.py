@@ -233,6 +233,21 @@ def test_the_generators_column_sees_every_draw(kind: str, monkeypatch: pytest.Mo
         seen.append(found.digest())
 
 
+def test_another_global_bit_generator_of_numpy_is_followed() -> None:
+    """The state is read where it lies now, of whatever kind it is, and the old one's memory is not touched again."""
+    old = np.random.get_bit_generator()
+    found = generators.Generators()
+    try:
+        for new in (np.random.MT19937(1), np.random.PCG64(2)):
+            np.random.set_bit_generator(new)
+            before = found.digest()
+            assert found.digest() == generators.Generators().digest() == before
+            np.random.random()  # noqa: NPY002  (the global generator)
+            assert found.digest() != before
+    finally:
+        np.random.set_bit_generator(old)
+
+
 def test_a_torch_generator_is_read_where_it_lies() -> None:
     """This torch's generators are read from memory, not by the slow call; and a state that is set is seen."""
     stream = torch.Generator()

@@ -99,6 +99,16 @@ def test_a_tensors_layout_does_not_count_only_its_values() -> None:
     assert digest(torch.zeros(3).requires_grad_()) == digest(torch.zeros(3))
 
 
+def test_an_argument_that_is_conjugated_lazily_is_not_taken_for_its_bytes() -> None:
+    """Also where these bytes were read before: its digest does not depend on what was seen."""
+    values = torch.randn(3, dtype=torch.complex64)
+    first = bits.of_argument(values.conj(), 0)
+    plain = bits.of_argument(values, 0)
+    assert bits.of_argument(values.conj(), 0) == first != plain
+    imaginary = values.conj().imag
+    assert bits.of_argument(imaginary, 0) == bits.digest(torch.tensor(imaginary.tolist()))
+
+
 def test_sparse_and_nested_tensors_are_read_and_unreadable_ones_counted() -> None:
     """All sparse layouts and nested tensors have digests that depend on values and places; a meta tensor is counted."""
     dense = torch.tensor([[0.0, 1.0], [2.0, 0.0]])

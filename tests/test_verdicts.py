@@ -9,8 +9,10 @@ from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repro.cli import plot
 from repro.record.values import MetricSpec, Tolerance
 from repro.replay import compare, grade
+from repro.run.metrics import Point
 from repro.stats import prediction
 
 TRAIN = """\
@@ -184,3 +186,26 @@ def test_ulps_count_32_bit_floats() -> None:
     assert compare.ulps(0.0, -0.0) == 0
     assert compare.ulps(math.inf, 1.0) is None
     assert compare.ulps(1e300, 1.0) is None
+
+
+def test_another_artifact_alone_is_not_within_tolerance(experiment: Project) -> None:
+    """Where trails and metrics are equal, no tolerance of a metric is about the artifact that differs."""
+    end = "    import os\n    open('a.bin', 'wb').write(os.urandom(9))\n    run.artifact('a.bin')\n"
+    experiment.write("train.py", TRAIN + end)
+    experiment.run("experiment.yaml")
+    found = replayed(experiment, check=3)
+    assert (found["verdict"], found["reason"]) == ("DIFFERENT", "artifact a.bin differs")
+
+
+def test_curves_that_lie_as_far_apart_as_can_be_are_plotted() -> None:
+    """A distance that no number holds is the largest there is, and no error."""
+    points = [[Point("m", step, value, 0.0) for step in range(9)] for value in (5e-324, 1.7e308, -1.7e308)]
+    for before, after in ((points[0], points[1]), (points[1], points[2])):
+        assert list(plot.parting({"m": before}, {"m": after}, ["m"]))
+
+
+def test_a_seed_that_python_would_not_read_is_an_error_in_words(experiment: Project) -> None:
+    """No traceback for some thousand digits."""
+    experiment.run("experiment.yaml")
+    done = experiment.repro("replay", "last", "--with", f"seed={'9' * 5000}", check=2)
+    assert "a whole number from 0 on is expected" in done.err

@@ -154,3 +154,88 @@ def test_where_nothing_holds_nothing_is_found() -> None:
     """None, not an empty set: also with nothing to try."""
     assert smallest([], lambda _things: True) is None
     assert smallest([1, 2, 3], lambda _things: False) is None
+
+
+#: A script whose bits depend on files with odd names, on a variable, and on data that it is told the place of.
+ODD = """\
+import os
+import pathlib
+import sys
+
+import torch
+
+paths = map(pathlib.Path, [":odd.txt", "thing", *sys.argv[1:]])
+factor = sum(float(path.read_text()) for path in paths if path.is_file())
+weight = torch.nn.Parameter(torch.zeros(3))
+optimizer = torch.optim.SGD([weight], lr=1.0)
+weight.grad = torch.ones(3) * (factor + float(os.environ.get("MINE", "0")))
+optimizer.step()
+"""
+
+
+@pytest.fixture
+def odd(project: Project) -> Project:
+    """A project with such a script, and its files."""
+    project.write("train.py", ODD)
+    project.write(":odd.txt", "1")
+    project.write("thing", "2")
+    project.git("init", "-q")
+    return project
+
+
+def test_names_that_git_could_misread_and_files_that_became_folders(odd: Project) -> None:
+    """A file is undone by its very name, whatever that means to git; also one whose name a folder has now."""
+    odd.run("--", "python", "train.py")
+    odd.write(":odd.txt", "3")
+    found, document = prove(odd, "--code", "current")
+    assert found == [("code", ":odd.txt")]
+    [item] = document["cause"]["differences"]
+    assert item["before"].startswith("git:")
+    assert item["after"].startswith("git:")
+    odd.write(":odd.txt", "1")
+    (odd.root / "thing").unlink()
+    odd.write("thing/inside", "2")
+    found, _ = prove(odd, "--code", "current")
+    assert found == [("code", "thing")]
+
+
+def test_what_a_file_is_counts_as_well(odd: Project) -> None:
+    """Two entries of one content that are of different kinds are told apart in words."""
+    odd.write("train.py", ODD.replace("path.is_file()", "os.access(path, os.X_OK)"))
+    odd.run("--", "python", "train.py")
+    (odd.root / "thing").chmod(0o755)
+    _, document = prove(odd, "--code", "current")
+    [item] = document["cause"]["differences"]
+    assert item["after"] == f"{item['before']} (executable)"
+
+
+def test_a_variable_of_the_users_own_that_is_unset_on_purpose_is_the_cause(odd: Project) -> None:
+    """Its value is not kept, but it is there: undone, the variable is as it is now."""
+    odd.run("--", "python", "train.py", MINE="5")
+    document = json.loads(odd.repro("replay", "last", "--why", "--json", "--with", "env.MINE", check=3, MINE="5").out)
+    assert document["cause"]["proved"]
+    assert [item["path"] for item in document["cause"]["differences"]] == ["environment.MINE"]
+    assert document["why"]["not_undone"] == []
+
+
+def test_data_that_a_replay_cannot_put_back_is_not_ruled_out(odd: Project) -> None:
+    """A file that is read by its absolute path is read where it lies: it is named, and not said to be no cause."""
+    data = odd.root.parent / "elsewhere.txt"
+    data.write_text("3")
+    odd.run("--", "python", "train.py", str(data))
+    data.write_text("4")
+    done = odd.repro("replay", "last", "--why", check=3)
+    assert "cannot be undone here:\n    data: inputs./" in done.out
+    assert "read past the replay's folder" in done.out
+    assert "restores identity" not in done.out
+
+
+def test_the_current_code_of_a_project_that_was_moved(odd: Project) -> None:
+    """It is that of the place where the project lies now."""
+    odd.run("--", "python", "train.py")
+    there = odd.root.parent / "there"
+    odd.root.rename(there)
+    moved = Project(there)
+    assert moved.replay("last", "--code", "current", check=0)["verdict"] == "IDENTICAL"
+    moved.write("thing", "7")
+    assert moved.replay("last", "--code", "current", check=3)["verdict"] == "DIFFERENT"

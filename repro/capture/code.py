@@ -224,10 +224,15 @@ def _is_secret(root: Path, path: str, stat: Stat) -> bool:
     """Say whether an untracked file may hold a secret: by its name, or because it begins as private keys do."""
     if is_secret(PurePosixPath(path).name):
         return True
-    if stat[0] > _LARGEST_KEY or path.endswith(_SOURCES):
+    return not path.endswith(_SOURCES) and begins_as_key(root / path, stat[0])
+
+
+def begins_as_key(path: Path, size: int) -> bool:
+    """Say whether a file of so many bytes begins as private keys do."""
+    if size > _LARGEST_KEY:
         return False
     try:
-        with open(root / path, "rb", opener=_open_regular) as handle:
+        with open(path, "rb", opener=_open_regular) as handle:
             return _KEY.match(handle.read(_BEGINNING)) is not None
     except OSError:
         return False

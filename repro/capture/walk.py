@@ -43,6 +43,11 @@ def is_secret(name: str) -> bool:
     return name.startswith(".env") or name.endswith(_KEYS) or name in _KEY_NAMES
 
 
+def is_secret_folder(name: str) -> bool:
+    """Say whether a folder of this name may hold passwords or private keys."""
+    return _KINDS["may hold secrets"](name)
+
+
 def walk(root: Path, store: Path) -> Layout:
     """Walk ``root`` level by level, without entering git's own folders, the store, environments, caches and results."""
     folders: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -39,7 +40,7 @@ def parting(
 def _distance(before: float, after: float) -> float | None:
     if not (math.isfinite(before) and math.isfinite(after)):
         return None if math.isnan(before) == math.isnan(after) else 1.0
-    return abs(after - before) / (abs(before) or abs(after) or 1.0)
+    return min(abs(after - before) / (abs(before) or abs(after) or 1.0), sys.float_info.max)
 
 
 def _columns(values: Sequence[float]) -> list[float]:

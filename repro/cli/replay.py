@@ -64,6 +64,9 @@ def command(
     plan = changed(as_recorded(record), record, changes)
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
+        if record.recipe.sources:
+            installed = ", ".join(sorted(record.recipe.sources))
+            common.say(f"repro: installed editable from outside the project, and replayed as recorded: {installed}")
     asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until)
     found = []
     for number in range(times):

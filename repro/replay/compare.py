@@ -50,7 +50,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What was compared, what was found, and what was left out.
 
     ``metrics`` has those that differ; ``last`` the last value of every compared metric on both sides; ``ended_alike``
-    says whether both came to the same end.
+    says whether both came to the same end, ``only_artifacts`` whether nothing but artifacts differs.
     """
 
     verdict: Verdict
@@ -64,6 +64,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     not_compared: list[str]
     files: list[dict[str, Any]]
     ended_alike: bool
+    only_artifacts: bool = False
 
 
 #: How far two runs are compared: as wholes; all that the first has (it was cut short); or what both have.
@@ -106,6 +107,7 @@ def compare(
         not_compared=left_out,
         files=output_faults,
         ended_alike=ended_alike,
+        only_artifacts=bool(artifact_faults) and not (first or uneven or changed),
     )
 
 

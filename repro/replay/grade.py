@@ -27,9 +27,9 @@ def grade(found: Comparison, declared: Mapping[str, MetricSpec], others: Sequenc
 
     WITHIN_TOLERANCE: of the last values of all compared metrics, each is equal or within its declared tolerance, and
     one is declared at least. COMPATIBLE: each that is not lies in the 95% prediction interval of at least five such
-    runs. Both need runs that came to the same end.
+    runs. Both need runs that came to the same end, and something that explains other artifacts.
     """
-    if found.verdict != "DIFFERENT" or not found.ended_alike or not found.last:
+    if found.verdict != "DIFFERENT" or not found.ended_alike or not found.last or found.only_artifacts:
         return Grade(found=found, tests=[])
     off = [
         name for name, pair in found.last.items() if not is_within(*pair, declared.get(name)) or _ran_away(found, name)

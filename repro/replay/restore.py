@@ -95,7 +95,7 @@ class _Restoring:
         self.mirror = mirror
         self.project = record.circumstances["project"]
         self.root = Path(self.project["root"])
-        self.now = _now(self.root, store, Path(self.project["store"]))
+        self.now = where_now(store, record)
         sources = record.recipe.sources
         self.code = code or record.recipe.code
         inputs = [] if outcome is None else outcome.inputs
@@ -280,8 +280,10 @@ class _Restoring:
                 self.mirror.link(self.now / name, self.root / name)
 
 
-def _now(root: Path, store: Store, recorded: Path) -> Path:
-    """Return where a project lies today: where it lay, or around its store if both were moved together."""
+def where_now(store: Store, record: Record) -> Path:
+    """Return where a run's project lies today: where it lay, or around its store if both were moved together."""
+    project = record.circumstances["project"]
+    root, recorded = Path(project["root"]), Path(project["store"])
     if not root.is_dir() and recorded.is_relative_to(root) and store.folder.parts[-1:] == recorded.parts[-1:]:
         depth = len(recorded.relative_to(root).parts)
         return store.folder.parents[depth - 1]

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
+from repro.errors import UsageError
 from repro.record.differences import Difference
 from repro.record.values import Outcome, Record
-from repro.replay import compare
+from repro.replay import compare, restore
 from repro.replay.plan import Plan, PutBack, Step, Unset, as_recorded, steps
 from repro.replay.replay import Asked, Replayed, replay
 from repro.store.store import Store
@@ -91,6 +92,8 @@ class _Search:
         self.outcome = store.outcome(run_id)
         self.replays = 1
         self.known: dict[frozenset[str], bool] = {}
+        #: Inputs whose old bytes did not reach the script: it reads them past the replay's folder.
+        self.out_of_reach: set[str] = set()
 
     def run(self) -> Why:
         """Replay unchanged once more, search, and prove what was found."""
@@ -122,6 +125,9 @@ class _Search:
         return f"repro diagnose {self.run_id}"
 
     def _nothing_restores(self) -> str:
+        if self.out_of_reach:
+            names = ", ".join(sorted(path.removeprefix("inputs.") for path in self.out_of_reach))
+            return f"{names}: read past the replay's folder, by an absolute path or a link, where nothing is put back"
         if not self._steps():
             return "nothing that differs can be undone here"
         return f"none of the {len(self._steps())} differences that can be undone restores identity, nor all together"
@@ -138,7 +144,9 @@ class _Search:
         if key not in self.known:
             names = ", ".join(step.difference.path for step in undone)
             self.asked.say(f"repro: replay {self.replays + 1}: without {names}")
-            self.known[key] = self._replay(self._without(undone)).verdict == "IDENTICAL"
+            replayed = self._replay(self._without(undone))
+            self.known[key] = replayed.verdict == "IDENTICAL"
+            self.out_of_reach |= {item.path for item in replayed.differences if item.kind == "data"} & key
         return self.known[key]
 
     def _without(self, undone: Iterable[Step]) -> Plan:
@@ -166,7 +174,9 @@ class _Search:
     def _steps(self) -> list[Step]:
         """Return what can be undone, the likely first: what was changed on purpose, code, data, variables."""
         then = as_recorded(self.record)
-        seen = {name: self.record.recipe.environment.get(name) for name in self.now.variables}
+        unkept = dict.fromkeys(self.record.circumstances["launch"]["variables"], "set (the value is not kept)")
+        known = unkept | self.record.recipe.environment
+        seen = {name: known.get(name) for name in self.now.variables}
         return [
             *steps(then, self.now, seen),
             *self._files(then),
@@ -193,7 +203,8 @@ class _Search:
         ]
 
     def _has(self, item: Difference) -> bool:
-        return isinstance(item.before, str) and self.store.objects.path(item.before).exists()
+        is_kept = isinstance(item.before, str) and self.store.objects.path(item.before).exists()
+        return is_kept and item.path not in self.out_of_reach
 
     def _variables(self) -> list[Step]:
         """Return the variables of the user's own that are set now and were not: of others no value is known."""
@@ -206,6 +217,7 @@ class _Search:
     def _not_undone(self) -> list[Difference]:
         """Return the differences that no replay here can undo: packages, hardware, lost data, unknown values."""
         undone = {step.difference.path for step in self._steps()} if self.first.comparison is not None else set()
+        undone |= {f"variables.{name}" for name in self.now.variables}
         return [
             item
             for item in self.first.differences
@@ -238,10 +250,12 @@ def agree(store: Store, record: Record, found: Sequence[Replayed]) -> bool:
 
 
 def current_code(store: Store, record: Record) -> str:
-    """Capture the project as it is now, and return its tree. Raises CaptureError."""
+    """Capture the project as it is now, and return its tree. Raises CaptureError, UsageError."""
     from repro.capture import code
     from repro.run import leftovers
 
-    root = Path(record.circumstances["project"]["root"])
+    root = restore.where_now(store, record)
+    if not root.is_dir():
+        raise UsageError(f"there is no project in {root} any more", hint="--code recorded needs none")
     outputs = leftovers.known_outputs(store, root)
     return code.capture(root, store.folder, store.code, outputs=outputs).tree

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from repro.base import digest, files, locks
-from repro.capture.code import own_streams
+from repro.capture.code import begins_as_key, own_streams
 from repro.capture.data import StatCache
-from repro.capture.variables import keyed
-from repro.capture.walk import is_secret, walk
+from repro.capture.variables import is_secret_name, keyed
+from repro.capture.walk import is_secret, is_secret_folder, walk
 from repro.errors import StoreError
 from repro.record.values import KEPT, FileDigest
 from repro.run.observed import Observed
 from repro.store.store import Store
 
 Stat = tuple[int, int, int]
-#: So many bytes of one input are kept in the store, and of all inputs of a run.
+#: So many bytes of one input are kept in the store, and of all inputs of a run; and so many files of a run: to keep
+#: one takes 12 ms, which the user waits for.
 _MOST_OF_ONE = 8_000_000
 _MOST_KEPT = 64_000_000
+_MOST_FILES_KEPT = 100
+#: The bits of a mode that let the group and all others read.
+_READERS = 0o044
 #: Files that people write, also while a run goes on.
 _SOURCES = (".py", ".pyi", ".pyx", ".ipynb", ".sh", ".yaml", ".yml", ".toml")
 
@@ -59,27 +63,47 @@ def inputs(
     """
     cache = StatCache(store.cache / "files.json")
     found = []
-    room = _MOST_KEPT
+    room, left = _MOST_KEPT, _MOST_FILES_KEPT
     for path, stat in sorted(observed.reads.items()):
         name = place.name(path)
         if name not in code and (stat[1] < started_ns or path in kept):
             item = _input(path, name, stat, cache, store, kept)
             found.append(item)
-            room -= _keep(path, item, store, room)
+            taken = _keep(path, item, store, room) if left else None
+            if taken is not None:
+                room, left = room - taken, left - 1
     cache.save()
     return found
 
 
-def _keep(path: str, item: FileDigest, store: Store, room: int) -> int:
+def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
     """Keep the bytes of a small input, so that a change of it can be undone; return how much room that took."""
     is_small = item.size <= min(_MOST_OF_ONE, room)
     if not is_small or item.note is not None or not (item.digest or "").startswith("sha256:"):
-        return 0
+        return None
     try:
+        if _is_private(path, item.path, store):
+            return None
         store.objects.keep(Path(path), str(item.digest))
     except (OSError, StoreError):  # a file that is gone, a full disk: the run is worth more than this copy
-        return 0
+        return None
     return item.size
+
+
+def _may_hold_secrets(name: str) -> bool:
+    """Say whether a file may hold a password or a key, by its name (``api_token.txt``) and the folders it lies in."""
+    *folders, last = name.split(os.sep)
+    return any(map(is_secret_folder, folders)) or is_secret(last) or is_secret_name(last.partition(".")[0])
+
+
+def _is_private(path: str, name: str, store: Store) -> bool:
+    """Say whether a file is not for the store: not all who can read that may read it, or it is a program's own.
+
+    Outside of the project, programs keep their settings in hidden folders, and tokens in those under any name
+    (``~/.config/gh/hosts.yml``).
+    """
+    is_hidden = os.path.isabs(name) and any(part.startswith(".") for part in name.split(os.sep))
+    return is_hidden or bool(_READERS & os.stat(store.folder).st_mode & ~os.stat(path).st_mode)
 
 
 def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kept: dict[str, str]) -> FileDigest:
@@ -92,7 +116,7 @@ def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kep
         return FileDigest(path=name, size=stat[0], digest=None, note=f"could not be read any more: {error.strerror}")
     if (now.st_size, now.st_mtime_ns, now.st_ino) != stat:
         return FileDigest(path=name, size=stat[0], digest=None, note="changed while the run went on")
-    if is_secret(os.path.basename(path)):
+    if _may_hold_secrets(name) or begins_as_key(Path(path), now.st_size):
         return FileDigest(path=name, size=stat[0], digest=f"keyed:{keyed(value, store.key)}", note="may hold secrets")
     return FileDigest(path=name, size=now.st_size, digest=value)
 

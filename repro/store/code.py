@@ -41,6 +41,7 @@ _OBJECT = re.compile(
 )
 
 
+_MODES = {"100755": " (executable)", "120000": " (a link)"}
 _PLAIN = ("--no-ext-diff", "--no-textconv")
 
 
@@ -72,6 +73,7 @@ class CodeRepository:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_DIR": str(self.folder),
+            "GIT_LITERAL_PATHSPECS": "1",
         }
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
@@ -186,9 +188,17 @@ class CodeRepository:
         return {os.fsdecode(path): (_number(added), _number(removed)) for added, removed, path in rows}
 
     def file(self, tree: str, path: str) -> str | None:
-        """Return the id of one file's bytes in a tree, None where it is not there."""
-        entry = self._git("ls-tree", "-r", "-z", _id(tree), "--", path)
-        return "git:" + entry.split(b"\t")[0].split()[-1].decode() if entry else None
+        """Return the id of one file's bytes in a tree and its kind, unless plain; None where it is not there."""
+        entry = self._entry(tree, path)
+        if entry is None:
+            return None
+        mode, _, name = entry.partition(b"\t")[0].decode().split()
+        return f"git:{name}{_MODES.get(mode, '')}"
+
+    def _entry(self, tree: str, path: str) -> bytes | None:
+        """Return git's line about one file of a tree: of that path, and not of those in a folder of that name."""
+        entries = self._git("ls-tree", "-r", "-z", _id(tree), "--", path).split(b"\0")[:-1]
+        return next((entry for entry in entries if entry.partition(b"\t")[2] == os.fsencode(path)), None)
 
     def compose(self, base: str, other: str, paths: Iterable[str]) -> str:
         """Return the tree ``base`` with the files of ``paths`` as ``other`` has them: with its bytes, or not at all."""
@@ -196,9 +206,8 @@ class CodeRepository:
             index = Path(scratch, "index")
             self._git("read-tree", _id(base), index=index)
             for path in paths:
-                entry = self._git("ls-tree", "-r", "-z", _id(other), "--", path)
-                entry = entry or b"0 " + b"0" * 40 + b"\t" + os.fsencode(path) + b"\0"
-                self._git("update-index", "-z", "--index-info", stdin=entry, index=index, tree=Path(scratch))
+                entry = self._entry(other, path) or b"0 " + b"0" * 40 + b"\t" + os.fsencode(path)
+                self._git("update-index", "-z", "--index-info", stdin=entry + b"\0", index=index, tree=Path(scratch))
             return "git:" + self._git("write-tree", index=index).decode().strip()
 
     def patch(self, before: str, after: str) -> str:

@@ -91,7 +91,7 @@ class Batches:
             if not isinstance(leaf, torch.Tensor):
                 batch.append(xxhash.xxh3_64_intdigest(leaf))
             elif not leaf.requires_grad:
-                batch.append(bits.digest(leaf, self._salt(leaf)))
+                batch.append(bits.of_argument(leaf, self._salt(leaf)))
         if len(batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
             self.batch = [bits.combine(batch)]
 

@@ -57,6 +57,11 @@ def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     return _look(tensor, seed)
 
 
+def of_argument(tensor: torch.Tensor, seed: int) -> Any:
+    """Return the digest of a tensor of the script's own: one that is conjugated or negated lazily has others' bytes."""
+    return _look(tensor, seed) if tensor.is_conj() or tensor.is_neg() else digest(tensor, seed)
+
+
 _is_compiling = torch.compiler.is_compiling
 _transforms = torch._C._functorch.peek_interpreter_stack
 _tracing = torch._C._get_tracing_state

@@ -23,6 +23,7 @@ from repro.worker.memory import WHOLE
 _WORDS = 624  # of a Mersenne Twister, 32 bits each
 _FIRST = 128  # so many bytes of the words are read: a seed and each 624th draw change all of them
 _TO_WORDS = 20  # from the start of torch's engine
+_global = np.random.mtrand._rand  # whose bit generator `numpy.random.set_bit_generator` replaces
 
 #: Reads a state whose place in memory is not known.
 Reader = Callable[[], bytes]
@@ -30,13 +31,21 @@ Places = tuple[memoryview, ...]
 
 
 class Generators:
-    """Reads every generator's state; `extra` are the named streams of the run."""
+    """Reads every generator's state: the global ones, and the named streams of the run that it was told to follow."""
 
     def __init__(self) -> None:
+        self._streams: list[Any] = []
+        self._find()
+
+    def _find(self) -> None:
+        """Find where all states lie. What is read from memory must live on: `_numpys` and `_streams` see to that."""
         self._readers: list[Reader] = []
         self._places: list[memoryview] = []
-        for reader in (_python(), _numpy(), mersenne(torch.default_generator)):
+        self._numpys = _global._bit_generator
+        for reader in (_python(), _numpy(self._numpys), mersenne(torch.default_generator)):
             self._add(reader)
+        for stream in self._streams:
+            self._add_stream(stream)
 
     def _add(self, reader: Reader | Places) -> None:
         if callable(reader):
@@ -46,12 +55,18 @@ class Generators:
 
     def follow(self, stream: Any) -> None:
         """Read a named stream as well: its numpy half, and its torch half if it has one."""
+        self._streams.append(stream)
+        self._add_stream(stream)
+
+    def _add_stream(self, stream: Any) -> None:
         self._add(_pcg64(getattr(stream, "numpy", stream).bit_generator))
         if isinstance(stream, torch.Generator):
             self._add(mersenne(stream))
 
     def digest(self) -> int:
         """Return the digest of the states now."""
+        if _global._bit_generator is not self._numpys:  # numpy.random.set_bit_generator
+            self._find()
         state = xxhash.xxh3_64()
         for place in self._places:
             state.update(place)
@@ -77,12 +92,13 @@ def _python() -> Reader | Places:
     return lambda: repr(inst.getstate()).encode()
 
 
-def _numpy() -> Reader | Places:
-    """Return where ``numpy.random``'s global state lies, or a reader of it.
+def _numpy(generator: Any) -> Reader | Places:
+    """Return where the state of ``numpy.random``'s global generator lies, or a reader of it.
 
     Source: numpy, mt19937.h, struct mt19937_state.
     """
-    generator = np.random.mtrand._rand._bit_generator
+    if type(generator) is not np.random.MT19937:
+        return lambda: repr(generator.state).encode()
     state = generator.state["state"]
     place = generator.ctypes.state_address
     words = WHOLE[place : place + 4 * (_WORDS + 1)]

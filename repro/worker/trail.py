@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import struct
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ class Trail:
             if ledger is not None:
                 ledger.close()
         self._rows = self._details = None
+        # Several threads may step; a forked child must not wait for one of its parent's.
+        self._lock = threading.RLock()
         self._bounds: bounds.Bounds | None = None
         self._tables = ""
         self._begun = False
@@ -84,7 +87,8 @@ class Trail:
         if torch.compiler.is_compiling():
             return
         try:
-            self._look_before(optimizer, args, kwargs)
+            with self._lock:
+                self._look_before(optimizer, args, kwargs)
         except Exception as error:
             self._failed(error)
 
@@ -92,11 +96,12 @@ class Trail:
         if torch.compiler.is_compiling():
             return
         try:
-            known = self._known(optimizer)
-            if known is not None and known.pending is not None:
-                self._look_after(optimizer, known, *known.pending)
-                known.pending = None
-                self._batches.clear()
+            with self._lock:
+                known = self._known(optimizer)
+                if known is not None and known.pending is not None:
+                    self._look_after(optimizer, known, *known.pending)
+                    known.pending = None
+                    self._batches.clear()
         except Exception as error:
             self._failed(error)
 
