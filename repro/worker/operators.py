@@ -24,7 +24,7 @@ _ALLOCATE = ("empty", "new_empty", "resize_", "_efficientzerotensor")
 _OVERWRITE = frozenset(
     "copy_ fill_ zero_ uniform_ normal_ random_ bernoulli_ exponential_ cauchy_ log_normal_ geometric_".split()
 )
-#: What makes a tensor of Python's values or of an array, and of bytes that were loaded or that another process sent.
+#: What makes a tensor of Python's values or of an array, and of bytes that were loaded.
 _ENTER = ("lift_fresh", "set_")
 #: What has the same words in each process; of others the type counts.
 _PLAIN = (int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)

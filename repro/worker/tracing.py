@@ -33,6 +33,8 @@ _LOOKING = tuple(f"{_OURS}worker/{name}.py" for name in ("trail", "bits", "gener
 _clock = time.monotonic_ns
 #: A process that `multiprocessing` spawned anew learns which child it is only after it has begun.
 _SPAWNED = "--multiprocessing-fork" in sys.orig_argv
+#: What a loader's workers send comes in any order, and is put in order then: it is seen where it is used.
+_RECEIVING = "/torch/multiprocessing/reductions.py"
 _NO_INPUT = ("/shutil.py", "/tempfile.py", "<frozen importlib._bootstrap>")
 _USER, _INSIDE, _LOOKS, _PASSED = range(4)
 
@@ -42,6 +44,8 @@ def _kind(code: CodeType) -> int:
     name = code.co_filename
     if name.startswith(_OURS):
         return _LOOKS if name in _LOOKING else _PASSED
+    if name.endswith(_RECEIVING):
+        return _LOOKS
     if _SPAWNED and name == "<string>":
         return _INSIDE
     return _INSIDE if name.startswith(_INSTALLED) or "/site-packages/" in name or "/dist-packages/" in name else _USER
