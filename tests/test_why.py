@@ -23,7 +23,7 @@ import scale
 def train(run):
     x = torch.tensor(np.loadtxt("data/x.txt", dtype=np.float32)) * scale.FACTOR
     words = list({"a", "b", "c", "d", "e", "f", "g", "h"})
-    x[0, 0] += words.index("a") * 0.001
+    x[0, 0] += sum(ord(word) * 9**place for place, word in enumerate(words)) % 99_991 * 1e-5  # another in each order
     model = nn.Sequential(
         nn.Unflatten(1, (1, 16, 32)), nn.Conv2d(1, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(4096, 32),
         nn.LayerNorm(32), nn.Linear(32, 10), nn.LogSoftmax(1),

@@ -18,7 +18,7 @@ from repro.replay.replay import Asked, Replayed, replay
 from repro.store.store import Store
 
 T = TypeVar("T")
-#: What is hardly ever undone by chance is put back so often, where replays do not even agree with one another.
+#: A try is made so often where replays do not agree with one another: one may be identical by luck.
 _TRIES = 3
 
 
@@ -91,6 +91,7 @@ class _Search:
         self.record = store.record(run_id)
         self.outcome = store.outcome(run_id)
         self.replays = 1
+        self.agree = True
         self.known: dict[frozenset[str], bool] = {}
         #: Inputs whose old bytes did not reach the script: it reads them past the replay's folder.
         self.out_of_reach: set[str] = set()
@@ -103,16 +104,14 @@ class _Search:
             return self._none("the replay is identical: there is nothing to explain")
         self.asked.say("repro: replay 2: unchanged")
         again = self._replay(self.now, whole=True)
-        agree = self._agree(self.first, again)
-        if again.verdict == "IDENTICAL":
-            return self._none("a second replay was identical: the run differs from itself", self._diagnose())
+        self.agree = self._agree(self.first, again)
         found = smallest(self._steps(), self._restores)
         if found is None:
-            if not agree:
+            if not self.agree:
                 return self._none("two replays differ from one another: the run differs from itself", self._diagnose())
             return self._none(self._nothing_restores())
         self.asked.say("repro: " + ", ".join(step.difference.path for step in found) + " it seems; now the proof")
-        proved = self._is_proved(found, once=agree)
+        proved = self._is_proved(found)
         differences = [step.difference for step in found]
         cause = Cause(proved=proved, differences=differences, replays=self.replays)
         reason = "undone, the run is identical; put back, it is not" if proved else "undone, the run was identical once"
@@ -144,10 +143,14 @@ class _Search:
         if key not in self.known:
             names = ", ".join(step.difference.path for step in undone)
             self.asked.say(f"repro: replay {self.replays + 1}: without {names}")
-            replayed = self._replay(self._without(undone))
-            self.known[key] = replayed.verdict == "IDENTICAL"
-            self.out_of_reach |= {item.path for item in replayed.differences if item.kind == "data"} & key
+            plan = self._without(undone)
+            self.known[key] = all(self._is_identical(plan, key) for _ in range(1 if self.agree else _TRIES))
         return self.known[key]
+
+    def _is_identical(self, plan: Plan, undone: frozenset[str]) -> bool:
+        replayed = self._replay(plan)
+        self.out_of_reach |= {item.path for item in replayed.differences if item.kind == "data"} & undone
+        return replayed.verdict == "IDENTICAL"
 
     def _without(self, undone: Iterable[Step]) -> Plan:
         plan = self.now
@@ -155,16 +158,18 @@ class _Search:
             plan = step.undo(plan)
         return plan
 
-    def _is_proved(self, found: list[Step], *, once: bool) -> bool:
+    def _is_proved(self, found: list[Step]) -> bool:
         """Run without the set to the end, twice; then with each member put back, which must break it again.
 
-        With one member that is the replay that everything began with.
+        With one member that is the replay that everything began with. Where replays do not agree with one another, one
+        may be identical by luck: everything is done more often.
         """
-        if any(self._replay(self._without(found), whole=True).verdict != "IDENTICAL" for _ in range(2)):
+        ends = range(2 if self.agree else _TRIES)
+        if any(self._replay(self._without(found), whole=True).verdict != "IDENTICAL" for _ in ends):
             return False
         for step in found if len(found) > 1 else ():
             plan = self._without(other for other in found if other is not step)
-            if not any(self._replay(plan).verdict != "IDENTICAL" for _ in range(1 if once else _TRIES)):
+            if not any(self._replay(plan).verdict != "IDENTICAL" for _ in range(1 if self.agree else _TRIES)):
                 return False
         return True
 
