@@ -101,12 +101,12 @@ def test_what_is_reserved_is_cut_off_without_harm_to_who_still_writes(tmp_path: 
 
     step(0, form.FULL | form.DEEP, [*range(9)])
     step(1, form.FULL, [10, 11, 12, 13, 0, 0])
-    trails.settle(tmp_path)
+    trails.settle(trails.read(tmp_path))
     assert os.path.getsize(rows.path) == 2 * 112
     assert os.path.getsize(details.path) == 8 * (10 + 7)
     for number in range(2, 2000):
         step(number, form.FULL, [0] * 6)
-    trails.settle(tmp_path)
+    trails.settle(trails.read(tmp_path))
     assert sorted(path.suffix for path in stem.parent.iterdir()) == [".details", ".rows", ".tables"]
     [found] = trails.read(tmp_path)
     assert [frame.step for frame in found.frames] == [0, 1]

@@ -50,7 +50,7 @@ def command(
         raise UsageError("nothing to diagnose", hint="repro diagnose last, or repro diagnose -- python train.py")
     asked = None
     if not _is_run(words):
-        asked = _request(words, changes, request.parse_seed(seed), determinism, threads)
+        asked = request.of_words(_in_folder(words), changes, (), request.parse_seed(seed), determinism, threads)
     elif changes or seed or determinism or threads:
         raise UsageError(f"{words[0]} is a run: its recipe is what it is", hint="repro run it anew, with the change")
     if asked is None:
@@ -81,17 +81,9 @@ def _is_run(words: tuple[str, ...]) -> bool:
     return True
 
 
-def _request(
-    words: tuple[str, ...], changes: tuple[str, ...], seed: int | None, profile: Profile | None, threads: int | None
-) -> request.Request:
-    path = Path(words[0])
-    if path.is_dir():
-        path /= "experiment.yaml"
-    if path.suffix in _SUFFIXES:
-        return request.of_experiment(path, changes, (), seed, profile, threads)
-    if changes:
-        raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
-    return request.of_command(words, (), seed, profile, threads)
+def _in_folder(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the experiment file of a folder where one is meant."""
+    return (str(Path(words[0]) / "experiment.yaml"),) if len(words) == 1 and Path(words[0]).is_dir() else words
 
 
 def _document(found: diagnose.Diagnosis) -> dict[str, Any]:

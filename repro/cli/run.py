@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import click
@@ -56,7 +54,7 @@ def command(
                 "--resume takes everything from the run that it goes on from", hint=f"repro run --resume {resumed}"
             )
         return _resume(resumed, as_json)
-    asked = _request(words, changes, request.parse_seed(seed), determinism, threads, patterns)
+    asked = request.of_words(words, changes, patterns, request.parse_seed(seed), determinism, threads)
     store = Store.create(common.store_folder(asked.root))
     options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
     return _finish(execute.execute(asked, store, options), as_json)
@@ -81,30 +79,6 @@ def _resume(name: str, as_json: bool) -> int:
         start=start,
     )
     return _finish(execute.execute(resume.request_of(start.record), store, options), as_json)
-
-
-def _request(
-    words: tuple[str, ...],
-    changes: tuple[str, ...],
-    seed: int | None,
-    profile: Profile | None,
-    threads: int | None,
-    patterns: tuple[str, ...],
-) -> request.Request:
-    if not words:
-        raise UsageError("nothing to run", hint="repro run experiment.yaml, or repro run -- python train.py")
-    if words[0].endswith((".yaml", ".yml")):
-        if len(words) > 1:
-            raise UsageError(
-                f"an experiment takes no further words: {' '.join(words[1:])}",
-                hint="--set NAME=VALUE changes a parameter",
-            )
-        return request.of_experiment(Path(words[0]), changes, patterns, seed, profile, threads)
-    if changes:
-        raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
-    if words[0].endswith(".py") and shutil.which(words[0]) is None:
-        raise UsageError(f"{words[0]} is no program", hint=f"repro run -- python {' '.join(words)}")
-    return request.of_command(words, patterns, seed, profile, threads)
 
 
 def _announce(record: Record, said: list[str], seed_given: bool) -> None:

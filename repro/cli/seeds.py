@@ -10,7 +10,7 @@ import click
 
 from repro.cli import common
 from repro.errors import UsageError
-from repro.record.values import MetricSpec, Profile
+from repro.record.values import MetricSpec
 from repro.run import request
 from repro.run.request import Request
 from repro.seeds import plan, report, study
@@ -129,7 +129,7 @@ def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[study.Study
     seeds = plan.seeds(options["count"], options["given"])
 
     def make(seed: int) -> Request:
-        return _request(
+        return request.of_words(
             words, options["changes"], options["patterns"], seed, options["determinism"], options["threads"]
         )
 
@@ -140,27 +140,6 @@ def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[study.Study
     if read:
         common.say(f"repro: {read} read, not run; {common.count(found.files_checked, 'input file')} checked", dim=True)
     return found, first.metrics
-
-
-def _request(
-    words: tuple[str, ...],
-    changes: tuple[str, ...],
-    patterns: tuple[str, ...],
-    seed: int,
-    profile: Profile | None,
-    threads: int | None,
-) -> Request:
-    if not words:
-        raise UsageError(
-            "nothing to run", hint="repro seeds --n 5 experiment.yaml, or -- python train.py --seed {seed}"
-        )
-    if words[0].endswith(_YAML):
-        if len(words) > 1:
-            raise UsageError(f"an experiment takes no further words: {' '.join(words[1:])}")
-        return request.of_experiment(Path(words[0]), changes, patterns, seed, profile, threads)
-    if changes:
-        raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
-    return request.of_command(words, patterns, seed, profile, threads)
 
 
 def _told(total: int) -> Callable[[Replicate, bool], None]:

@@ -12,6 +12,7 @@ import msgspec
 
 from repro.base import canonical, digest
 from repro.errors import StoreDamagedError
+from repro.record import seeds
 
 Profile = Literal["strict", "portable", "warn", "off"]
 State = Literal["RUNNING", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST", "UNKNOWN"]
@@ -187,3 +188,13 @@ def unseal(data: bytes, kind: type[T], where: str) -> T:
 def recipe_digest(recipe: Recipe) -> str:
     """Return the digest that "the same run" means."""
     return digest.of_value("recipe/1", msgspec.to_builtins(recipe))
+
+
+def study_of(recipe: Recipe) -> str:
+    """Return the digest of a recipe less its seed: equal for those that differ in their seed alone.
+
+    In the words of the command, the number drawn from the seed counts as ``{seed}``.
+    """
+    number = str(seeds.integer(int(recipe.seeds.master), "command", 32))
+    words = None if recipe.command is None else [word.replace(number, "{seed}") for word in recipe.command]
+    return recipe_digest(msgspec.structs.replace(recipe, seeds=SeedPlan(master=""), command=words))

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from repro.record import seeds
-from repro.record.values import MetricSpec, Outcome, Record, SeedPlan, recipe_digest
+from repro.record.values import MetricSpec, Outcome, Record, study_of
 from repro.replay.compare import Comparison, same_bits
 from repro.stats import prediction
 from repro.store.store import Store
@@ -107,21 +106,13 @@ def other_seeds(store: Store, record: Record) -> list[dict[str, float]]:
 
     Each seed counts once; replays do not count.
     """
-    wanted = _without_seed(record)
+    wanted = study_of(record.recipe)
     found: dict[str, dict[str, float]] = {}
     for run_id in store.run_ids():
         other = store.record(run_id)
         seed = other.recipe.seeds.master
-        if other.replay_of is None and seed not in found and _without_seed(other) == wanted:
+        if other.replay_of is None and seed not in found and study_of(other.recipe) == wanted:
             outcome: Outcome | None = store.outcome(run_id)
             if outcome is not None and outcome.state == "COMPLETED":
                 found[seed] = outcome.metrics
     return list(found.values())
-
-
-def _without_seed(record: Record) -> str:
-    """Return the digest of a recipe less its seed; in a command ``{seed}`` has become the number drawn from it."""
-    number = str(seeds.integer(int(record.recipe.seeds.master), "command", 32))
-    command = record.recipe.command
-    words = None if command is None else [word.replace(number, "{seed}") for word in command]
-    return recipe_digest(msgspec.structs.replace(record.recipe, seeds=SeedPlan(master=""), command=words))

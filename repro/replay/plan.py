@@ -10,9 +10,9 @@ from repro.errors import UsageError
 from repro.record.differences import Difference
 from repro.record.values import Profile, Record
 from repro.run import config
+from repro.run.request import is_seed
 
 #: More of them are no seed, and Python refuses to read some thousands.
-_MOST_DIGITS = 100
 _EXAMPLES = "threads=1, seed=1, determinism=off, params.lr=0.1, env.NAME=VALUE (env.NAME alone unsets it)"
 
 
@@ -71,7 +71,7 @@ def _changed(plan: Plan, record: Record, word: str, name: str, value: str | None
             raise UsageError(f"--with {word}: one of {', '.join(get_args(Profile))} is expected")
         return replace(plan, profile=value)  # type: ignore[arg-type]
     if name == "seed":
-        if not (value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS):
+        if not is_seed(value):
             raise UsageError(f"--with {word}: a whole number from 0 on is expected", hint="--with seed=1")
         return replace(plan, seed=int(value))
     if name.startswith("params."):

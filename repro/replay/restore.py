@@ -12,11 +12,11 @@ from typing import NamedTuple
 from repro.base import digest
 from repro.capture import data
 from repro.capture.data import StatCache
-from repro.capture.variables import keyed
 from repro.capture.walk import environments, folders_of, is_secret, walk
 from repro.errors import ReproError
 from repro.record.values import KEPT, FileDigest, Outcome, Record
 from repro.replay.mirror import Mirror
+from repro.run import leftovers
 from repro.store.store import Store
 
 #: Where more files lie beside the code, whole folders of them are linked.
@@ -199,12 +199,11 @@ class _Restoring:
     def _check(self, item: FileDigest, cache: StatCache) -> str:
         """Return the digest that a file has today, in the form of the recorded one."""
         source = self._source(self.root / item.path)
-        if not source.is_file():
+        found = leftovers.digest_now(item, source, cache, self.store)
+        if found is None:
             hint = f"put it back ({item.size:,} bytes, {item.digest or item.note})"
             raise NotReplayableError(f"{source} is gone; the run read it", hint=hint)
-        found = cache.digest(str(source))
-        is_keyed = item.digest is not None and item.digest.startswith("keyed:")
-        return f"keyed:{keyed(found, self.store.key)}" if is_keyed else found
+        return found
 
     def _link(self, path: Path) -> None:
         """Link one file of the run; one that it also wrote is copied, one that is put back comes from the store."""

@@ -37,9 +37,9 @@ def outcome_of(
     """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder."""
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
-    trails.settle(folder)
     shutil.rmtree(folder / FOLDER, ignore_errors=True)  # links to the files of the run that this one went on from
     found = trails.read(folder)
+    trails.settle([*found, *trails.of_workers(folder)])
     trail_digest, summaries = trails.summarise(found)
     artifacts = _artifacts(folder, store)
     return Outcome(

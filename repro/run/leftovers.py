@@ -121,6 +121,15 @@ def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kep
     return FileDigest(path=name, size=now.st_size, digest=value)
 
 
+def digest_now(item: FileDigest, path: Path, cache: StatCache, store: Store) -> str | None:
+    """Return the digest that an input has today at ``path``, in the form of the recorded one; None if it is gone."""
+    if not path.is_file():
+        return None
+    found = cache.digest(str(path))
+    is_keyed = item.digest is not None and item.digest.startswith("keyed:")
+    return f"keyed:{keyed(found, store.key)}" if is_keyed else found
+
+
 def edited(observed: Observed, place: Place, code: dict[str, Stat]) -> list[str]:
     """Name the sources that were edited between their capture and the moment they were read."""
     named = ((place.name(path), path, stat) for path, stat in observed.reads.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from repro.record import seeds
 from repro.record.values import MetricSpec, Profile, TrailSchedule
 from repro.run import config
 
+_MOST_DIGITS = 100
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w./-]*")
 
 
@@ -129,9 +131,41 @@ def _seeded(word: str, master: int) -> str:
     return before + str(integer_seed(master)) if mark and not after and before[-1:] in ("", "=") else word
 
 
+def of_words(
+    words: Sequence[str],
+    changes: Sequence[str],
+    patterns: Sequence[str],
+    seed: int | None,
+    profile: Profile | None,
+    threads: int | None,
+) -> Request:
+    """Return the request that a command line's words make: an experiment file, or a command.
+
+    Raises:
+        UsageError, ConfigError, ProjectRootError: for words that make none.
+    """
+    if not words:
+        raise UsageError("nothing to run", hint="repro run experiment.yaml, or repro run -- python train.py")
+    if words[0].endswith((".yaml", ".yml")):
+        if len(words) > 1:
+            said = f"an experiment takes no further words: {' '.join(words[1:])}"
+            raise UsageError(said, hint="--set NAME=VALUE changes a parameter")
+        return of_experiment(Path(words[0]), changes, patterns, seed, profile, threads)
+    if changes:
+        raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
+    if words[0].endswith(".py") and shutil.which(words[0]) is None:
+        raise UsageError(f"{words[0]} is no program", hint=f"repro run -- python {' '.join(words)}")
+    return of_command(words, patterns, seed, profile, threads)
+
+
 def integer_seed(master: int) -> int:
     """Return what ``{seed}`` stands for: 32 bits drawn from the replicate's own stream."""
     return seeds.integer(master, "command", 32)
+
+
+def is_seed(text: str) -> bool:
+    """Say whether a text is a whole number from 0 on, of 100 digits at most."""
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 def parse_seed(text: str | None) -> int | None:
@@ -144,7 +178,7 @@ def parse_seed(text: str | None) -> int | None:
         return None
     if text == "random":
         return int.from_bytes(os.urandom(8), "big")
-    if not (text.isascii() and text.isdigit()):
+    if not is_seed(text):
         raise UsageError(f"--seed {text}: a whole number from 0 on is expected, or `random`")
     return int(text)
 

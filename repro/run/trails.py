@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,15 +58,14 @@ def _span(table: dict[str, Any], column: int) -> tuple[list[str], int]:
     return names, form.BY_PARAMETER.index(column) * len(names)
 
 
-def settle(folder: Path) -> None:
-    """Cut off what lies reserved behind the last row and the last detail entry.
+def settle(found: Iterable[ProcessTrail]) -> None:
+    """Cut off what lies reserved behind the last row and the last detail entry of each process's files.
 
     The files are replaced and not truncated: a process that outlives its run may still have the old ones mapped, and
     would die of it.
     """
-    for path in (*(folder / "trail").glob("*.rows"), *(folder / "loader").glob("*.rows")):
-        trail = _read_one(path, "")
-        _shorten(path, len(trail.frames) * form.ROW.size)
+    for trail in found:
+        _shorten(trail.details.with_suffix(".rows"), len(trail.frames) * form.ROW.size)
         _shorten(trail.details, trail.end_of_details())
 
 

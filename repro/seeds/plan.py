@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from repro.errors import UsageError
-from repro.record.values import Recipe, SeedPlan, State, recipe_digest
+from repro.record.values import State
+from repro.run.request import is_seed
 
 
 class Replicate(NamedTuple):
@@ -33,7 +32,7 @@ def seeds(count: int | None, given: str | None) -> list[int]:
             raise UsageError(f"--n {count}: at least 2 seeds are expected", hint="repro seeds --n 5 ...")
         return list(range(5 if count is None else count))
     words = [word.strip() for word in given.split(",")]
-    strange = next((word for word in words if not (word.isascii() and word.isdigit())), None)
+    strange = next((word for word in words if not is_seed(word)), None)
     if strange is not None:
         raise UsageError(f"--seeds {given}: {strange!r} is no whole number from 0 on", hint="--seeds 0,1,2")
     found = [int(word) for word in words]
@@ -45,14 +44,6 @@ def seeds(count: int | None, given: str | None) -> list[int]:
     if len(found) < 2:  # noqa: PLR2004
         raise UsageError(f"--seeds {given}: at least 2 seeds are expected")
     return found
-
-
-def study_id(recipe: Recipe) -> str:
-    """Return the name of the study that a recipe belongs to: of all recipes that differ in their seeds alone.
-
-    ``recipe`` is one whose command, if it has one, still has ``{seed}`` in it.
-    """
-    return recipe_digest(msgspec.structs.replace(recipe, seeds=SeedPlan(master=""))).removeprefix("sha256:")[:16]
 
 
 def check_apart(found: Sequence[Replicate]) -> None:

@@ -19,10 +19,10 @@ import msgspec
 
 from repro.base import clock
 from repro.capture.data import StatCache
-from repro.capture.variables import OFFLINE, keyed
+from repro.capture.variables import OFFLINE
 from repro.errors import ReproError
 from repro.record import trail as form
-from repro.record.values import KEPT, Outcome, Recipe, Record, SeedPlan, recipe_digest
+from repro.record.values import KEPT, Outcome, Recipe, Record, SeedPlan, recipe_digest, study_of
 from repro.replay import restore
 from repro.run import execute, leftovers, observed, recover, seal, setting, trails
 from repro.run.request import Request
@@ -85,23 +85,12 @@ def _template(store: Store, request: Request) -> _Template:
     found = setting.settle(request, None, {})
     outputs = leftovers.known_outputs(store, request.root)
     captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
-    bare = _recipe(captured.record.recipe, replace(request, command=_unseeded(request)), found.env, None)
-    return _Template(store, captured.record, found.env, plan.study_id(bare))
+    return _Template(store, captured.record, found.env, study_of(captured.record.recipe).removeprefix("sha256:")[:16])
 
 
-def _unseeded(request: Request) -> list[str] | None:
-    """Return a command with ``{seed}`` where the number drawn from its seed stands."""
-    if request.command is None:
-        return None
-    from repro.run.request import integer_seed
-
-    number = str(integer_seed(request.seed))
-    return [word.replace(number, "{seed}") for word in request.command]
-
-
-def _recipe(recipe: Recipe, request: Request, env: dict[str, str], seed: int | None) -> Recipe:
+def _recipe(recipe: Recipe, request: Request, env: dict[str, str]) -> Recipe:
     words, _ = seal.words_of(request, env)
-    return msgspec.structs.replace(recipe, seeds=SeedPlan(master="" if seed is None else str(seed)), command=words)
+    return msgspec.structs.replace(recipe, seeds=SeedPlan(master=str(request.seed)), command=words)
 
 
 def _there(template: _Template, requests: dict[int, Request]) -> tuple[dict[int, plan.Replicate], int]:
@@ -115,7 +104,7 @@ def _there(template: _Template, requests: dict[int, Request]) -> tuple[dict[int,
     cache = StatCache(store.cache / "files.json")
     checked = 0
     for seed, request in requests.items():
-        wanted = recipe_digest(_recipe(template.record.recipe, request, template.env, seed))
+        wanted = recipe_digest(_recipe(template.record.recipe, request, template.env))
         for run_id in reversed(runs.get(wanted, [])):
             outcome = store.outcome(run_id)
             if outcome is not None and _is_as_read(store, request.root, outcome, cache):
@@ -128,16 +117,11 @@ def _there(template: _Template, requests: dict[int, Request]) -> tuple[dict[int,
 
 def _is_as_read(store: Store, root: Path, outcome: Outcome, cache: StatCache) -> bool:
     """Say whether every file that a run read still has its recorded digest."""
-    for item in outcome.inputs:
-        path = root / item.path
-        if item.note == KEPT:
-            continue
-        if item.digest is None or not path.is_file():
-            return False
-        now = cache.digest(str(path))
-        if item.digest != (f"keyed:{keyed(now, store.key)}" if item.digest.startswith("keyed:") else now):
-            return False
-    return True
+    return all(
+        item.note == KEPT
+        or (item.digest is not None and leftovers.digest_now(item, root / item.path, cache, store) == item.digest)
+        for item in outcome.inputs
+    )
 
 
 def replicate(store: Store, seed: int, outcome: Outcome) -> plan.Replicate:
@@ -192,7 +176,7 @@ def _one(template: _Template, request: Request) -> tuple[str, str | None, str | 
 
 def _execute(template: _Template, request: Request) -> execute.Result:
     store = template.store
-    recipe = _recipe(template.record.recipe, request, template.env, request.seed)
+    recipe = _recipe(template.record.recipe, request, template.env)
     record = msgspec.structs.replace(template.record, recipe=recipe)
     folder, lock = store.new_work()
     try:

@@ -74,10 +74,9 @@ def out_of_sight() -> bool:
 
 def _look(tensor: torch.Tensor, seed: int) -> Any:
     """Return a tensor's digest, and remember the bytes at its address where they are plainly its values."""
-    global unreadable
+    if out_of_sight():
+        return _no_bytes()
     try:
-        if out_of_sight():
-            raise NotImplementedError  # noqa: TRY301
         if not (is_plain(tensor) and _is_backed(tensor)):
             return _other_digest(tensor, seed)
         if len(_places) >= _MOST_PLACES:
@@ -85,8 +84,14 @@ def _look(tensor: torch.Tensor, seed: int) -> Any:
         place = _places[tensor.data_ptr(), tensor.nbytes] = raw(tensor)
         return _hash(place, seed)
     except Exception:
-        unreadable += 1
-        return UNREADABLE
+        return _no_bytes()
+
+
+def _no_bytes() -> int:
+    """Count a tensor that cannot be read, and return its digest."""
+    global unreadable
+    unreadable += 1
+    return UNREADABLE
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -132,7 +137,7 @@ def _other_digest(tensor: torch.Tensor, seed: int) -> Any:
         return combine([digest(part, seed) for part in _parts(tensor)])
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.device.type == "meta" or (tensor.numel() and not _is_backed(tensor)):
-        raise NotImplementedError
+        return _no_bytes()
     if tensor.device.type == "cpu":
         return _hash(view(tensor.contiguous()), seed)
     return on_device(tensor, seed)
