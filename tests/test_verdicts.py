@@ -100,7 +100,7 @@ def test_several_replays_agree_or_do_not(experiment: Project) -> None:
     assert honest["agree"] is True
     other = replayed(experiment, "--times", "2", "--with", "params.lr=0.01", check=3)
     assert ([item["verdict"] for item in other["times"]], other["agree"]) == (["DIFFERENT"] * 2, True)
-    experiment.write("train.py", TRAIN.replace("randn(64, 8)", "randn(64, 8) * __import__('os').urandom(1)[0]"))
+    experiment.write("train.py", TRAIN.replace("randn(64, 8)", "randn(64, 8) * hash(__import__('os').urandom(3))"))
     experiment.run("experiment.yaml")
     assert replayed(experiment, "--times", "2", check=3)["agree"] is False
 
