@@ -100,7 +100,8 @@ def test_several_replays_agree_or_do_not(experiment: Project) -> None:
     assert honest["agree"] is True
     other = replayed(experiment, "--times", "2", "--with", "params.lr=0.01", check=3)
     assert ([item["verdict"] for item in other["times"]], other["agree"]) == (["DIFFERENT"] * 2, True)
-    experiment.write("train.py", TRAIN.replace("randn(64, 8)", "randn(64, 8) * hash(__import__('os').urandom(3))"))
+    luck = "randn(64, 8) * (1e25 + 1e20 * int.from_bytes(__import__('os').urandom(2), 'big'))"
+    experiment.write("train.py", TRAIN.replace("randn(64, 8)", luck))
     experiment.run("experiment.yaml")
     assert replayed(experiment, "--times", "2", check=3)["agree"] is False
 

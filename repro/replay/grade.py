@@ -30,10 +30,13 @@ def grade(found: Comparison, declared: Mapping[str, MetricSpec], others: Sequenc
     """
     if found.verdict != "DIFFERENT" or not found.ended_alike or not found.last or found.only_artifacts:
         return Grade(found=found, tests=[])
+    tolerant = {name for name in found.last if name in declared and declared[name].tolerance}
     off = [
-        name for name, pair in found.last.items() if not is_within(*pair, declared.get(name)) or _ran_away(found, name)
+        name
+        for name, pair in found.last.items()
+        if not is_within(*pair, declared.get(name)) or (_ran_away(pair) and (name in tolerant or name in found.metrics))
     ]
-    if not off and any(declared[name].tolerance for name in found.last if name in declared):
+    if not off and tolerant:
         return Grade(found=msgspec.structs.replace(found, verdict="WITHIN_TOLERANCE"), tests=[])
     if not off or len(others) < 2:  # noqa: PLR2004
         return Grade(found=found, tests=[])
@@ -47,9 +50,9 @@ def grade(found: Comparison, declared: Mapping[str, MetricSpec], others: Sequenc
     return Grade(found=msgspec.structs.replace(found, verdict="COMPATIBLE"), tests=tests)
 
 
-def _ran_away(found: Comparison, name: str) -> bool:
-    """Say whether a metric that differs ended in NaN or infinity on both sides, where being equal says nothing."""
-    return name in found.metrics and not math.isfinite(found.last[name][1] or 0.0)
+def _ran_away(pair: tuple[float | None, float | None]) -> bool:
+    """Say whether a metric ended in NaN or infinity on both sides: that they are equal does not make them near."""
+    return not math.isfinite(pair[1] or 0.0)
 
 
 def _because(found: Comparison, more: str) -> Comparison:
