@@ -13,6 +13,8 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
 PURPOSES = {"train": 0, "suggest": 1}
@@ -57,3 +59,25 @@ def integer(master: int, name: str, bits: int = 32, *, replicate: int = 0, rank:
     words = spawn_key(name, replicate=replicate, rank=rank)
     data = f"repro:seed/1\n{master}\n".encode() + struct.pack(f">{len(words)}I", *words)
     return int.from_bytes(hashlib.sha256(data).digest()[: bits // 8], "big")
+
+
+def restart(name: str, epoch: int) -> str:
+    """Return the name that a seed plan has for a stream which begins anew, under another index, before an epoch."""
+    return f"{name}@{epoch}"
+
+
+def restarts(replicates: Mapping[str, int], epoch: int) -> dict[str, int]:
+    """Return the streams that a seed plan lets begin anew before ``epoch``, with the replicate index of each."""
+    found = ((*_apart(name), index) for name, index in replicates.items())
+    return {stream: index for stream, at, index in found if at == epoch}
+
+
+def until(replicates: Mapping[str, int], epoch: int) -> dict[str, int]:
+    """Return what of a seed plan has an effect before ``epoch``: two runs that agree in it are one until then."""
+    return {name: index for name, index in replicates.items() if _apart(name)[1] < epoch}
+
+
+def _apart(name: str) -> tuple[str, int]:
+    """Return stream and epoch of a name in a seed plan; -1 for a stream that has its index from the start."""
+    stream, mark, epoch = name.rpartition("@")
+    return (stream, int(epoch)) if mark and epoch.isdecimal() else (name, -1)

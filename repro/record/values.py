@@ -33,7 +33,10 @@ class Package(Frozen, frozen=True, kw_only=True):
 
 
 class SeedPlan(Frozen, frozen=True, kw_only=True):
-    """One master seed (as text: it may exceed 2**53) and the replicate index of every stream that is not 0."""
+    """One master seed (as text: it may exceed 2**53) and the replicate index of every stream that is not 0.
+
+    ``order@5`` is the index that the stream has from epoch 5 on: it begins anew there (docs/adr/0015-seed-studies.md).
+    """
 
     master: str
     replicates: dict[str, int] = {}
@@ -191,10 +194,11 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def study_of(recipe: Recipe) -> str:
-    """Return the digest of a recipe less its seed: equal for those that differ in their seed alone.
+    """Return the digest of a recipe less its master seed: equal for those that differ in that alone.
 
     In the words of the command, the number drawn from the seed counts as ``{seed}``.
     """
     number = str(seeds.integer(int(recipe.seeds.master), "command", 32))
     words = None if recipe.command is None else [word.replace(number, "{seed}") for word in recipe.command]
-    return recipe_digest(msgspec.structs.replace(recipe, seeds=SeedPlan(master=""), command=words))
+    plan = msgspec.structs.replace(recipe.seeds, master="")
+    return recipe_digest(msgspec.structs.replace(recipe, seeds=plan, command=words))

@@ -143,6 +143,7 @@ def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, a
         data=launch["data"],
         seed=plan.seed,
         seed_given=launch["seed_given"],
+        replicates=recipe.seeds.replicates,
         profile=plan.profile,
         threads=plan.threads,
         trail=recipe.trail,

@@ -149,6 +149,7 @@ class _Execution:
             folder=str(self.folder),
             run_id=self.run_id,
             seed=self.asked.seed,
+            replicates=self.asked.replicates,
             profile=self.asked.profile,
             threads=self.settings.threads if self.asked.profile != "off" else None,
             root=place,

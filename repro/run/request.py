@@ -15,7 +15,7 @@ from typing import Any
 from repro.capture import interpreter, root
 from repro.errors import ConfigError, UsageError
 from repro.record import seeds
-from repro.record.values import MetricSpec, Profile, TrailSchedule
+from repro.record.values import MetricSpec, Profile, SeedPlan, TrailSchedule
 from repro.run import config
 
 _MOST_DIGITS = 100
@@ -43,6 +43,7 @@ class Request:
     data: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     seed_given: bool = False
+    replicates: dict[str, int] = field(default_factory=dict)
     profile: Profile = "warn"
     threads: int | None = None
     trail: TrailSchedule = field(default_factory=TrailSchedule)
@@ -53,6 +54,11 @@ class Request:
         if self.cwd is None:
             return self.outside or self.place
         return self.place / self.cwd
+
+    @property
+    def seed_plan(self) -> SeedPlan:
+        """The run's seed plan."""
+        return SeedPlan(master=str(self.seed), replicates=self.replicates)
 
     @property
     def budget(self) -> dict[str, int]:

@@ -160,6 +160,7 @@ def request_of(record: Record) -> Request:
         data=launch["data"],
         seed=int(recipe.seeds.master),
         seed_given=launch["seed_given"],
+        replicates=recipe.seeds.replicates,
         profile=recipe.profile,
         threads=recipe.threads,
         trail=recipe.trail,
@@ -214,7 +215,7 @@ def hand_over(start: Start, store: Store, folder: Path) -> None:
             for name in point["loader"]:
                 os.link(before / "loader" / name, folder / "loader" / name)
         for item in start.outcome.artifacts:
-            store.objects.restore(str(item.digest), folder / "artifacts" / item.path)
+            store.objects.restore(str(item.digest), folder / conclude.place_of(item.path))
 
 
 def _hand_over_one(before: Path, point: Mapping[str, Any], target: Path) -> None:

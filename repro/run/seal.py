@@ -18,7 +18,7 @@ from repro.capture import git, hardware, lock, packages, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.errors import UsageError
-from repro.record.values import Gap, Recipe, Record, SeedPlan, recipe_digest
+from repro.record.values import Gap, Recipe, Record, recipe_digest
 from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
 from repro.store.store import Store
@@ -82,7 +82,7 @@ def capture(
         interpreter="none" if python is None else python.version,
         packages=found.packages(request.root, sources),
         data=data,
-        seeds=SeedPlan(master=str(request.seed)),
+        seeds=request.seed_plan,
         profile=request.profile,
         settings=settings.flags,
         threads=settings.threads,
