@@ -1,34 +1,25 @@
-"""A study of seeds: what is missing is run, each replicate in a folder of its own; what is there is read.
-
-The code is captured once, when the study begins: edits made while it runs touch nothing.
-"""
+"""A study of seeds: what is missing is run, each replicate in a folder of its own; what is there is read."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
-from repro.base import clock
 from repro.capture.data import StatCache
-from repro.capture.variables import OFFLINE
-from repro.errors import ReproError
 from repro.record import trail as form
-from repro.record.values import KEPT, Outcome, Recipe, Record, SeedPlan, recipe_digest, study_of
-from repro.replay import restore
-from repro.run import execute, leftovers, observed, recover, seal, setting, trails
+from repro.record.values import KEPT, Outcome, recipe_digest
+from repro.run import leftovers, observed, recover, trails
 from repro.run.request import Request
 from repro.seeds import plan
+from repro.seeds.studies import Members, find
 from repro.store import index
 from repro.store.store import Store
+from repro.trials import pool
+
+__all__ = ["Members", "Study", "find", "replicate", "study"]
 
 #: Ends that are results: a run that was lost or cancelled is made again.
 _RESULTS = ("COMPLETED", "FAILED", "TIMED_OUT")
@@ -41,15 +32,6 @@ class Study(NamedTuple):
     replicates: list[plan.Replicate]
     run_now: int
     files_checked: int
-
-
-class _Template(NamedTuple):
-    """What all replicates share: a record that was captured and never sealed, and the environment it was made in."""
-
-    store: Store
-    record: Record
-    env: dict[str, str]
-    study_id: str
 
 
 def study(
@@ -66,34 +48,21 @@ def study(
         ReproError: when a replicate could not be started.
     """
     recover.recover(store)
-    template = _template(store, make(seeds[0]))
+    template = pool.capture(store, make(seeds[0]))
     requests = {seed: make(seed) for seed in seeds}
     there, checked = _there(template, requests)
     for found in there.values():
         told(found, False)
     missing = [seed for seed in seeds if seed not in there]
-    for found in _run(template, {seed: requests[seed] for seed in missing}, workers):
-        there[found.seed] = found
-        told(found, True)
+    for seed, outcome in pool.run(template, {seed: requests[seed] for seed in missing}, workers):
+        there[seed] = replicate(store, seed, outcome)
+        told(there[seed], True)
     replicates = [there[seed] for seed in seeds]
     plan.check_apart(replicates)
     return Study(template.study_id, replicates, len(missing), checked)
 
 
-def _template(store: Store, request: Request) -> _Template:
-    seal.check_arguments(request)
-    found = setting.settle(request, None, {})
-    outputs = leftovers.known_outputs(store, request.root)
-    captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
-    return _Template(store, captured.record, found.env, study_of(captured.record.recipe).removeprefix("sha256:")[:16])
-
-
-def _recipe(recipe: Recipe, request: Request, env: dict[str, str]) -> Recipe:
-    words, _ = seal.words_of(request, env)
-    return msgspec.structs.replace(recipe, seeds=SeedPlan(master=str(request.seed)), command=words)
-
-
-def _there(template: _Template, requests: dict[int, Request]) -> tuple[dict[int, plan.Replicate], int]:
+def _there(template: pool.Template, requests: dict[int, Request]) -> tuple[dict[int, plan.Replicate], int]:
     """Return the replicates that have been run already and whose inputs are as they were; and how many were checked."""
     store = template.store
     runs: dict[str, list[str]] = {}
@@ -104,7 +73,7 @@ def _there(template: _Template, requests: dict[int, Request]) -> tuple[dict[int,
     cache = StatCache(store.cache / "files.json")
     checked = 0
     for seed, request in requests.items():
-        wanted = recipe_digest(_recipe(template.record.recipe, request, template.env))
+        wanted = recipe_digest(template.recipe(request))
         for run_id in reversed(runs.get(wanted, [])):
             outcome = store.outcome(run_id)
             if outcome is not None and _is_as_read(store, request.root, outcome, cache):
@@ -141,52 +110,3 @@ def _course(store: Store, outcome: Outcome) -> str | None:
         columns = [0 if at == form.GENERATORS else value for at, value in enumerate(frame.columns)]
         state.update(form.pack(frame._replace(detail=0, columns=tuple(columns), chain=form.NO_CHAIN)))
     return state.hexdigest() if frames else None
-
-
-def _run(template: _Template, requests: dict[int, Request], workers: int) -> Iterator[plan.Replicate]:
-    """Run the replicates, so many at once, and yield each when it is over.
-
-    Raises:
-        ReproError: when one could not be started; those that run are waited for.
-    """
-    if not requests:
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(requests)), mp_context=context) as pool:
-        jobs = {pool.submit(_one, template, request): seed for seed, request in requests.items()}
-        try:
-            for job in as_completed(jobs):
-                run_id, fault, hint = job.result()
-                if fault is not None:
-                    raise ReproError(f"seed {jobs[job]}: {fault}", hint=hint)
-                outcome = template.store.outcome(run_id)
-                assert outcome is not None  # noqa: S101  (it was sealed by the process that ran it)
-                yield replicate(template.store, jobs[job], outcome)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one(template: _Template, request: Request) -> tuple[str, str | None, str | None]:
-    """Run one replicate and return its id; or what went wrong before it began, and what helps."""
-    try:
-        return _execute(template, request).record.run_id, None, None
-    except ReproError as error:
-        return "", str(error), error.hint
-
-
-def _execute(template: _Template, request: Request) -> execute.Result:
-    store = template.store
-    recipe = _recipe(template.record.recipe, request, template.env)
-    record = msgspec.structs.replace(template.record, recipe=recipe)
-    folder, lock = store.new_work()
-    try:
-        restored = restore.restore(store, record, None, folder)
-        placed = replace(request, place=restored.place, outside=restored.stand if request.cwd is None else None)
-        project = template.record.circumstances["project"]
-        given = seal.Given(recipe.code, recipe.sources, recipe.command, None, project, template.study_id)
-        environment = {**OFFLINE, **os.environ}
-        options = execute.Options(quiet=True, given=given, live=restored.live, environment=environment)
-        return execute.execute(placed, store, options)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
