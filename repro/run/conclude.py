@@ -19,6 +19,8 @@ from repro.store.store import RUN_FOLDERS, Store
 
 #: Where a continuation finds what it begins with, until it is over.
 FOLDER = "resume"
+#: Folders of a run with declared results, which a replay compares bit for bit.
+RESULTS = ("artifacts", "predictions", "averages")
 _LOGS = ("stdout.log", "stderr.log", "job.json")
 
 
@@ -71,12 +73,17 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _artifacts(folder: Path, store: Store) -> list[FileDigest]:
-    """Move the declared results into the objects."""
+    """Move the declared results into the objects: artifacts by their name, others with their folder."""
     found = []
-    for path in sorted((folder / "artifacts").iterdir()):
-        size = path.stat().st_size
-        found.append(FileDigest(path=path.name, size=size, digest=store.objects.take(path)))
+    for path in sorted(path for part in RESULTS for path in (folder / part).iterdir()):
+        name = path.name if path.parent.name == RESULTS[0] else f"{path.parent.name}/{path.name}"
+        found.append(FileDigest(path=name, size=path.stat().st_size, digest=store.objects.take(path)))
     return found
+
+
+def place_of(artifact: str) -> str:
+    """Return where an artifact of an outcome lies in the run's folder."""
+    return artifact if "/" in artifact else f"{RESULTS[0]}/{artifact}"
 
 
 def keep_inputs(seen: observed.Observed, folder: Path, store: Store) -> dict[str, str]:

@@ -14,7 +14,7 @@ from repro.capture.code import Stat
 from repro.errors import StoreDamagedError, UsageError
 from repro.record import differences
 from repro.record.values import Outcome, Record
-from repro.run import leftovers, observed, recover, trails
+from repro.run import conclude, leftovers, observed, recover, trails
 from repro.run.conclude import FOLDER
 from repro.run.request import Request
 from repro.store.store import Store

@@ -24,7 +24,17 @@ from repro.store.objects import Objects
 
 FORMAT = 1
 #: Folders of a run; the supervisor and the processes of the run write there, nobody else.
-RUN_FOLDERS = ("observed", "metrics", "trail", "loader", "checkpoints", "artifacts", "inputs")
+RUN_FOLDERS = (
+    "observed",
+    "metrics",
+    "trail",
+    "loader",
+    "checkpoints",
+    "artifacts",
+    "predictions",
+    "averages",
+    "inputs",
+)
 #: What a store's folder may hold before its marker is written.
 _PARTS = frozenset({".gitignore", "key", "journal.lock", "runs", "cache", "work", "open", "objects"})
 

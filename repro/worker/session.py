@@ -257,6 +257,27 @@ class Run:
         shutil.copyfile(full, temporary)
         os.replace(temporary, os.path.join(self._job.folder, "artifacts", name))
 
+    def predictions(self, split: str, ids: Any, probabilities: Any, targets: Any) -> None:
+        """Save what the run predicts for each example of a split: for ensembles, churn, the spread by class.
+
+        Once for each split, of all its examples (a second call replaces the first). They are sorted by id, and a
+        replay compares them, bit for bit.
+
+        Args:
+            split: a name like ``test``.
+            ids: whole numbers or texts, shape (n,), each once: the same for an example in every run.
+            probabilities: shape (n, classes), each row sums to 1; of a regression the predicted values, shape (n,).
+            targets: true classes 0 to k - 1, or true values, shape (n,).
+
+        Raises:
+            TypeError, ValueError: for values that are not so, with the first id that is not.
+        """
+        if self._job is None:
+            return
+        from repro.worker import predictions
+
+        predictions.save(self._job.folder, split, predictions.checked(split, ids, probabilities, targets))
+
 
 def _array(item: Any) -> Any:
     """Return data as a contiguous numpy array; a tensor of a kind that numpy lacks (bfloat16) as its bytes."""
