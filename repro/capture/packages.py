@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from repro.base import files
+from repro.base import digest, files
+from repro.capture import drift
 from repro.capture.variables import redact_url
 from repro.record.values import Gap, Package
 
@@ -20,10 +21,13 @@ from repro.record.values import Gap, Package
 _BOOKKEEPING = frozenset("RECORD INSTALLER REQUESTED direct_url.json uv_cache.json RECORD.jws RECORD.p7s".split())
 #: This tool itself, whose version is a circumstance.
 SELF = "repro-runner"
+_SHOWN = 3
+#: The files of an editable install that are kept in the record are small: a path, a finder, metadata.
+_MOST_BYTES = 1 << 16
 
 
 class Distribution(NamedTuple):
-    """One installed distribution, and how it came here."""
+    """One installed distribution, and how it came here; ``edited`` names files that are not as RECORD has them."""
 
     name: str
     version: str
@@ -31,6 +35,8 @@ class Distribution(NamedTuple):
     build: str | None
     origin: dict[str, Any] | None
     editable: str | None
+    place: str = ""
+    edited: tuple[str, ...] = ()
 
 
 class Environment(NamedTuple):
@@ -54,6 +60,32 @@ class Environment(NamedTuple):
             found.append(Package(name=item.name, version=item.version, digest=digest))
         return [package for package in found if package.name != SELF]
 
+    def editables(self) -> dict[str, dict[str, str]]:
+        """Return the files of each editable install, by its name: with them its source can be found anywhere."""
+        found = {}
+        for item in self.distributions:
+            if item.editable is not None and item.name != SELF:
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    found[item.name] = _texts(item.place)
+        return found
+
+
+def _texts(place: str) -> dict[str, str]:
+    """Return the small files of an editable install by their paths in site-packages: what finds its source."""
+    site = Path(place).parent
+    found = {}
+    for line in drift.read(f"{place}/RECORD"):
+        path = site / line.path
+        if not line.path.startswith(("..", "/")) and path.suffix != ".pyc" and path.stat().st_size <= _MOST_BYTES:
+            found[line.path] = path.read_text(encoding="utf-8")
+    return found
+
+
+def environment_digest(interpreter: str, packages: Iterable[Package]) -> str:
+    """Return what names an environment: the digest of its interpreter's version and of all its distributions."""
+    listed = sorted([item.name, item.version, item.digest] for item in packages)
+    return digest.of_value("environment/1", {"interpreter": interpreter, "packages": listed})
+
 
 def normalise(name: str) -> str:
     """Return a distribution's name as PEP 503 writes it."""
@@ -74,8 +106,7 @@ def scan(path: Sequence[str], cache: Path) -> Environment:
             item = _one(place, known, fresh)
             if item.name not in found:
                 found[item.name] = item
-                if item.digest == "none":
-                    gaps.append(Gap(what=f"package {item.name}", reason=f"{place} has no list of files"))
+                gaps += _gaps(item)
     if not fresh.keys() <= known.keys():
         _save(cache, known | fresh)
     return Environment([found[name] for name in sorted(found)], gaps)
@@ -96,8 +127,21 @@ def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distributi
         key = f"{place}|{stat.st_mtime_ns}|{stat.st_size}|{stat.st_ino}"
     except OSError:
         key = place
-    fresh[key] = known[key] if key in known else list(_read(place, record))
-    return Distribution(*fresh[key])
+    fresh[key] = known[key] if key in known else list(_read(place, record)[:6])
+    item = Distribution(*fresh[key], place)
+    edited = {} if item.editable is not None else drift.edited(record)
+    return item._replace(digest=digest_of(drift.read(record), edited), edited=tuple(sorted(edited))) if edited else item
+
+
+def _gaps(item: Distribution) -> list[Gap]:
+    """Say what is not known of a distribution, or not as its wheel has it."""
+    if item.digest == "none":
+        return [Gap(what=f"package {item.name}", reason=f"{item.place} has no list of files")]
+    if item.edited:
+        more = f" and {len(item.edited) - _SHOWN} more" if len(item.edited) > _SHOWN else ""
+        reason = f"edited after it was installed: {', '.join(item.edited[:_SHOWN])}{more}"
+        return [Gap(what=f"package {item.name}", reason=reason)]
+    return []
 
 
 def _read(place: str, record: str) -> Distribution:
@@ -116,14 +160,20 @@ def _read(place: str, record: str) -> Distribution:
 
 
 def _digest(record: str) -> str:
-    """Return the digest of RECORD's lines less scripts, byte code and bookkeeping: equal for equal wheels."""
     try:
-        with open(record, encoding="utf-8", newline="") as handle:
-            rows = [row for row in csv.reader(handle) if row and _counts(row[0])]
+        return digest_of(drift.read(record))
     except OSError:
         return "none"
-    text = "\n".join(sorted(",".join(row[:2]) for row in rows))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of(lines: Iterable[drift.Line], edited: Mapping[str, str | None] | None = None) -> str:
+    """Return the digest of RECORD's lines less scripts, byte code and bookkeeping: equal for equal wheels.
+
+    Where files were ``edited``, their hashes of now count, and a missing file not at all.
+    """
+    now = {line.path: line.hash for line in lines if _counts(line.path)} | dict(edited or {})
+    rows = (f"{path},{value}" for path, value in now.items() if value is not None)
+    return "sha256:" + hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
 def _counts(path: str) -> bool:

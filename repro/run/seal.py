@@ -103,6 +103,11 @@ def capture(
         *_trail_gap(python),
     ]
     facts["project"] = _project(request, store, sources, code)
+    facts["environment"] = {
+        "kind": "current",
+        "digest": packages.environment_digest(recipe.interpreter, recipe.packages),
+        "editables": found.editables(),
+    }
     facts["launch"] = {
         "pythonpath": environment.get("PYTHONPATH"),
         "patterns": request.patterns,

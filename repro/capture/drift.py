@@ -1,0 +1,72 @@
+"""Installed distributions that are not what their wheels were: each file against its line in RECORD."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: An installer writes RECORD last; files that are younger than it by more were changed afterwards.
+_SLACK_NS = 2_000_000_000
+_CHUNK = 1 << 20
+#: What no run reads: passed over unless all is to be hashed.
+_UNREAD = (".pyc", ".h", ".hpp", ".cuh", ".pyi", ".c", ".pyx", ".pxd", ".cmake")
+
+
+class Line(NamedTuple):
+    """One line of RECORD: a path relative to site-packages, ``sha256=…`` (or empty), and the size in bytes or empty."""
+
+    path: str
+    hash: str
+    size: str
+
+
+def read(record: str) -> list[Line]:
+    """Return the lines of a RECORD file. Raises OSError."""
+    with open(record, encoding="utf-8", newline="") as handle:
+        text = handle.read()
+    if '"' in text:
+        rows: Iterator[list[str]] = csv.reader(text.splitlines())
+    else:
+        rows = (row.split(",") for row in text.splitlines())  # an environment has tens of thousands of lines
+    return [Line(row[0], row[1], row[2]) for row in rows if len(row) == 3]  # noqa: PLR2004
+
+
+def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
+    """Return the files of a distribution that differ from its RECORD, with their hashes now; None for a missing one.
+
+    Every file is hashed when ``thorough``; else only those of another size, or changed after RECORD was written, and
+    no headers.
+    Scripts and byte code are left out: an installer makes them anew on each machine.
+    """
+    site = os.path.dirname(os.path.dirname(record)) + os.sep
+    try:
+        lines, since = read(record), os.stat(record).st_mtime_ns + _SLACK_NS
+    except OSError:
+        return {}
+    found: dict[str, str | None] = {}
+    for path, wanted, size in lines:
+        if not wanted or path.endswith(".pyc" if thorough else _UNREAD) or path.startswith(("..", "/")):
+            continue
+        try:
+            stat = os.stat(site + path)
+            if not thorough and stat.st_mtime_ns <= since and size == str(stat.st_size):
+                continue
+            now = _hash(site + path, wanted.partition("=")[0])
+        except OSError:
+            now = None
+        if now != wanted:
+            found[path] = now
+    return found
+
+
+def _hash(path: str, kind: str) -> str:
+    """Return a file's hash as RECORD writes it: URL-safe base 64 without padding."""
+    state = hashlib.new(kind)
+    with open(path, "rb", buffering=0) as handle:
+        while chunk := handle.read(_CHUNK):
+            state.update(chunk)
+    return f"{kind}={base64.urlsafe_b64encode(state.digest()).rstrip(b'=').decode()}"
