@@ -98,7 +98,7 @@ class _Execution:
         if self.early:
             self._launch()
         outputs = leftovers.known_outputs(self.store, self.asked.root) if self.options.given is None else {}
-        if self.options.start is not None:
+        if self.options.start is not None and self.options.given is None:
             outputs |= resume.left_by(self.options.start, self.store, self.asked.root)
         captured = seal.capture(
             self.asked, self.store, self.run_id, self.python, self.settings, self.env, outputs, self.options.given

@@ -34,6 +34,8 @@ class Observed:
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[dict[str, Any]] = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)
+    restarted: list[dict[str, Any]] = field(default_factory=list)
 
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
@@ -65,6 +67,8 @@ class Observed:
             "horizon_read": self.horizon_read,
             "checkpoints": self.checkpoints,
             "resumed": self.resumed,
+            "streams": sorted(set(self.streams)),
+            "restarted": self.restarted,
         }
 
 
@@ -138,6 +142,8 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "checkpoint": lambda found, event: found.checkpoints.append({"kind": "checkpoint", **event}),
     "epoch-end": lambda found, event: found.checkpoints.append({"kind": "epoch-end", **event}),
     "resumed": lambda found, event: found.resumed.append(event),
+    "stream": lambda found, event: found.streams.append(event["name"]),
+    "restarted": lambda found, event: found.restarted.append(event),
     "stopped": lambda found, event: found.stopped.append(event),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
 }

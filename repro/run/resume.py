@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from repro.base import digest, files
 from repro.capture import variables
 from repro.capture.code import Stat
 from repro.errors import StoreDamagedError, UsageError
-from repro.record import differences
-from repro.record.values import Outcome, Record
+from repro.record import differences, seeds
+from repro.record.values import Outcome, Recipe, Record, recipe_digest
 from repro.run import conclude, leftovers, observed, recover, trails
 from repro.run.conclude import FOLDER
 from repro.run.request import Request
@@ -22,6 +24,7 @@ from repro.store.store import Store
 #: Differences of these kinds are of circumstances, not of the recipe.
 _CIRCUMSTANCES = ("hardware", "metric")
 _SHOWN = 8
+_HINT = "run.checkpoint(model=model, optimizer=optimizer) at the end of each epoch, and run.resume(...) before"
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,43 @@ def find(store: Store, run_id: str) -> Start:
     points, reason = _points(seen.checkpoints)
     earlier = record.circumstances.get("resumed")
     if not points and earlier is not None:
-        return _checked(store, store.record(earlier["run"]), store.outcome(earlier["run"]))
+        return _earlier(store, record, store.record(earlier["run"]))
     if not points:
-        hint = "run.checkpoint(model=model, optimizer=optimizer) at the end of each epoch, and run.resume(...) before"
-        raise UsageError(f"{run_id} has no checkpoint to go on from: {reason}", hint=hint)
-    return _checked(store, record, outcome)
+        raise UsageError(f"{run_id} has no checkpoint to go on from: {reason}", hint=_HINT)
+    return _checked(store, record, outcome, points)
+
+
+def _earlier(store: Store, record: Record, before: Record) -> Start:
+    """Return where a continuation began that has made no checkpoint itself."""
+    if before.recipe_digest != record.recipe_digest:
+        hint = "repro seeds --fork-at makes it again"
+        raise UsageError(f"{record.run_id} is a fork of {before.run_id} and has made no checkpoint itself", hint=hint)
+    points, _ = _points(observed.read(store.run_folder(before.run_id)).checkpoints)
+    return _checked(store, before, store.outcome(before.run_id), points)
+
+
+def after(store: Store, run_id: str, epochs: int) -> Start:
+    """Return where a run was after so many epochs (of the first loop of ``run.epochs()``); its files are checked.
+
+    Raises:
+        UsageError: when it has no sound checkpoint there, with the line that makes one.
+        StoreDamagedError: when a file is not what it was when it was sealed.
+    """
+    record, outcome = store.record(run_id), store.outcome(run_id)
+    _check_kind(record)
+    sound, reason = _sound(observed.read(store.run_folder(run_id)).checkpoints)
+    points = sound.get((0, epochs - 1))
+    if points is None:
+        raise UsageError(f"{run_id} has no checkpoint after {epochs} epochs: {reason or _there(sound)}", hint=_HINT)
+    return _checked(store, record, outcome, points)
+
+
+def _there(sound: Mapping[Any, Any]) -> str:
+    """Say which points there are instead."""
+    found = sorted(point[1] + 1 for point in sound if isinstance(point, tuple) and point[0] == 0)
+    if not found:
+        return "its checkpoints are not made in a loop over run.epochs()"
+    return f"it has those after {', '.join(map(str, found))}"
 
 
 def _check_kind(record: Record) -> None:
@@ -83,6 +118,12 @@ def _points(events: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], st
 
     In `run.epochs()` that is the last epoch whose end was seen; elsewhere the last checkpoint.
     """
+    sound, reason = _sound(events)
+    return (sound[max(sound)] if sound else {}), reason
+
+
+def _sound(events: list[dict[str, Any]]) -> tuple[dict[Any, dict[str, dict[str, Any]]], str]:
+    """Return all points that all processes have a sound checkpoint of, by loop and epoch; or why there is none."""
     if not events:
         return {}, "it made none"
     in_epochs = any(event["epoch"] is not None for event in events)
@@ -94,17 +135,15 @@ def _points(events: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], st
             sound[(event["loop"], event["epoch"]) if in_epochs else len(sound)] = event
     common = set.intersection(*(set(sound) for sound in found.values()))
     if common:
-        last = max(common)
-        return {place: sound[last] for place, sound in found.items()}, ""
+        return {point: {place: sound[point] for place, sound in found.items()} for point in common}, ""
     why = next((event["why"] for event in reversed(events) if event["why"]), None)
     return {}, why or "it ended before the epoch of its first one did"
 
 
-def _checked(store: Store, record: Record, outcome: Outcome | None) -> Start:
+def _checked(store: Store, record: Record, outcome: Outcome | None, points: dict[str, dict[str, Any]]) -> Start:
     """Return the start that a run has, after its files were compared with their digests."""
     folder = store.run_folder(record.run_id)
     assert outcome is not None  # noqa: S101  (a run is gone on from when it is over)
-    points, _ = _points(observed.read(folder).checkpoints)
     _check_processes(folder, points)
     for name in (name for point in points.values() for name in _names(point)):
         path = folder / name
@@ -191,7 +230,7 @@ def left_by(start: Start, store: Store, root: Path) -> dict[str, Stat]:
 def check_recipe(start: Start, found: Record, store: Store) -> None:
     """Raise UsageError unless the recipe that was captured now is the one that is to be continued."""
     before = start.record
-    if found.recipe_digest == before.recipe_digest:
+    if recipe_digest(_until(found.recipe, start)) == recipe_digest(_until(before.recipe, start)):
         return
     names = [f"{item.path} ({item.status})" for item in store.code.changes(before.recipe.code, found.recipe.code)]
     names += [
@@ -204,6 +243,15 @@ def check_recipe(start: Start, found: Record, store: Store) -> None:
         f"not as {before.run_id} had it: {', '.join(names[:_SHOWN]) or 'the recipe'}{more}",
         hint="a run goes on under its own recipe alone: put that back, or begin anew without --resume",
     )
+
+
+def _until(recipe: Recipe, start: Start) -> Recipe:
+    """Return a recipe less what of its seed plan has no effect before the checkpoint."""
+    epoch = next(iter(start.points.values()))["epoch"]
+    if epoch is None:
+        return recipe
+    plan = msgspec.structs.replace(recipe.seeds, replicates=seeds.until(recipe.seeds.replicates, epoch + 1))
+    return msgspec.structs.replace(recipe, seeds=plan)
 
 
 def hand_over(start: Start, store: Store, folder: Path) -> None:

@@ -18,9 +18,9 @@ import msgspec
 from repro.base import clock
 from repro.capture.variables import OFFLINE
 from repro.errors import ReproError
-from repro.record.values import Outcome, Recipe, Record, SeedPlan, study_of
+from repro.record.values import Outcome, Recipe, Record, study_of
 from repro.replay import restore
-from repro.run import execute, leftovers, seal, setting
+from repro.run import execute, leftovers, resume, seal, setting
 from repro.run.request import Request
 from repro.store.store import Store
 
@@ -28,18 +28,21 @@ _Name = TypeVar("_Name", bound=Hashable)
 
 
 class Template(NamedTuple):
-    """What all runs share: a record that was captured and never sealed, and the environment it was made in."""
+    """What all runs share: a record that was captured and never sealed, and the environment it was made in.
+
+    ``start`` is the checkpoint that all go on from, where they do.
+    """
 
     store: Store
     record: Record
     env: dict[str, str]
     study_id: str
+    start: resume.Start | None = None
 
     def recipe(self, request: Request) -> Recipe:
         """Return the recipe of one run."""
         words, _ = seal.words_of(request, self.env)
-        seeds = SeedPlan(master=str(request.seed))
-        return msgspec.structs.replace(self.record.recipe, seeds=seeds, command=words)
+        return msgspec.structs.replace(self.record.recipe, seeds=request.seed_plan, command=words)
 
 
 def capture(store: Store, request: Request) -> Template:
@@ -97,7 +100,9 @@ def _execute(template: Template, request: Request) -> execute.Result:
         project = template.record.circumstances["project"]
         given = seal.Given(recipe.code, recipe.sources, recipe.command, None, project, template.study_id)
         environment = {**OFFLINE, **os.environ}
-        options = execute.Options(quiet=True, given=given, live=restored.live, environment=environment)
+        options = execute.Options(
+            quiet=True, given=given, live=restored.live, environment=environment, start=template.start
+        )
         return execute.execute(placed, store, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from repro.worker import determinism, obstacles, seeding, streams
+from repro.record import seeds
+from repro.worker import determinism, fork, obstacles, seeding, streams
 from repro.worker.job import Job, Lines, place, rank
 from repro.worker.sources import Sources
 
@@ -40,18 +41,33 @@ class Progress:
         self._parts: Mapping[Any, Any] = {}
         self._own: dict[str, Any] = {}
         self._loaded: dict[Any, Any] = {}
+        self._order: tuple[fork.Drawn, Mapping[Any, Any]] = (fork.Drawn([], [], is_global=False), {})
         self._said = False
+        self._total = 0
+        self.averages: list[Any] = []
 
     def epochs(self, total: int) -> Iterator[int]:
         """Yield the epochs that are still to be done, and take note of each one's end."""
         loop, self._loops = self._loops, self._loops + 1
+        self._total = total
         for epoch in range(self._first(loop, total), total):
             self._open.append((loop, epoch))
+            if loop == 0:
+                self._fork(epoch)
             try:
                 yield epoch
                 self._end()
             finally:
                 self._open.pop()
+
+    def _fork(self, epoch: int) -> None:
+        """Let all that draws the order begin anew where the seed plan says so."""
+        for name, index in seeds.restarts(self._job.replicates, epoch).items():
+            drawn, objects = self._order
+            fork.restart(drawn, objects, self._sources, index)
+            parts = [".".join(map(str, at)) for at in drawn.parts]
+            fields = {"epoch": epoch, "name": name, "streams": drawn.streams, "parts": parts}
+            self._observed.event("restarted", **fields, is_global=drawn.is_global)
 
     def _first(self, loop: int, total: int) -> int:
         """Return the first epoch of a loop: a run that goes on begins behind the last one that was finished."""
@@ -62,6 +78,10 @@ class Progress:
         self._rewind()
         return int(self._from["epoch"]) + 1
 
+    def where(self) -> tuple[int, int] | None:
+        """Return the epoch that the run is in and how many there are, None outside of `epochs`."""
+        return (self._open[-1][1], self._total) if self._open else None
+
     def state(self, encoder: Any) -> dict[str, Any]:
         """Return what a checkpoint holds of this process; ``encoder`` has taken the parts."""
         from repro.worker import hook
@@ -70,12 +90,17 @@ class Progress:
         found = ((at, optimizer_of(part)) for at, part in encoder.objects.items())
         places = {id(optimizer): at for at, optimizer in found if optimizer is not None}
         trail = hook.trail()
+        drawn = fork.drawn_from(self._sources, encoder.objects, determinism.loaders)
+        self._order = (drawn, {at: encoder.objects[at] for at in drawn.parts})
         return {
             "generators": streams.get_all(),
+            "replicates": dict(self._sources.replicates),
+            "order": [drawn.streams, [[*at] for at in drawn.parts], drawn.is_global],
             "streams": dict(self._sources.streams),
             "blocks": {name: swap.state() for name, swap in self._sources.swaps.items()},
             "forks": seeding.forks(),
             "children": _children(),
+            "averages": [*self.averages],
             "trail": None if trail is None else trail.state(places),
         }
 
@@ -152,6 +177,10 @@ class Progress:
         from repro.worker.optimizers import optimizer_of
 
         own = self._own
+        self._sources.replicates = dict(own["replicates"])
+        seeding.set_replicate(own["replicates"].get(fork.GLOBAL, 0))
+        names, parts, is_global = own["order"]
+        self._order = (fork.Drawn(names, [tuple(at) for at in parts], is_global=is_global), self._loaded)
         for name, state in own["streams"].items():
             give(self._sources.rng(name), state)
         for name, state in own["blocks"].items():
@@ -159,6 +188,8 @@ class Progress:
         seeding.set_forks(own["forks"])
         _set_children(own["children"])
         streams.set_all(own["generators"])
+        for averages, state in zip(self.averages, own["averages"], strict=False):
+            averages.load_state_dict(state)
         trail = hook.trail()
         if trail is not None and own["trail"] is not None:
             parts = {at: optimizer_of(part) for at, part in self._loaded.items()}

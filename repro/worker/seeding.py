@@ -50,6 +50,19 @@ def set_forks(count: int) -> None:
         _seeder.forks = count
 
 
+def restart(replicate: int) -> None:
+    """Seed the global generators anew, from the master seed under another replicate index."""
+    set_replicate(replicate)
+    if _seeder is not None:
+        _seeder.seed_all()
+
+
+def set_replicate(replicate: int) -> None:
+    """Have what is seeded from here on (Python's `random` in a forked child) drawn under this replicate index."""
+    if _seeder is not None:
+        _seeder.replicate = replicate
+
+
 _seeder: _Seeder | None = None
 
 
@@ -59,6 +72,7 @@ class _Seeder:
         self._observed = observed
         self._lineage: tuple[int, ...] = ()
         self.forks = 0
+        self.replicate = job.replicates.get("global", 0)
         self._seeders: list[Callable[[], object]] = []
         self._said: Counter[tuple[str, str, int]] = Counter()
 
@@ -86,11 +100,14 @@ class _Seeder:
         @functools.wraps(original)
         def bootstrap(process: Any, *args: Any, **kwargs: Any) -> Any:
             self._lineage = tuple(process._identity)
-            for seed in self._seeders:
-                seed()
+            self.seed_all()
             return original(process, *args, **kwargs)
 
         module.BaseProcess._bootstrap = bootstrap
+
+    def seed_all(self) -> None:
+        for seed in self._seeders:
+            seed()
 
     def count_fork(self) -> None:
         self.forks += 1
@@ -104,7 +121,8 @@ class _Seeder:
 
         def again() -> None:
             child = "".join(f"/{number}" for number in self._lineage)
-            number = seeds.integer(self._job.seed, f"global.{library}{child}", 64 if bits > 32 else 32, rank=rank())  # noqa: PLR2004
+            name, size = f"global.{library}{child}", 64 if bits > 32 else 32  # noqa: PLR2004
+            number = seeds.integer(self._job.seed, name, size, replicate=self.replicate, rank=rank())
             seed(number >> (-bits % 32))
 
         self._seeders.append(again)

@@ -71,7 +71,7 @@ class Run:
         self._job = job
         self._metrics = None if job is None else Lines(job.folder, "metrics")
         self._observed = observed
-        self._sources = Sources(self.seed, {} if job is None else job.replicates)
+        self._sources = Sources(self.seed, {} if job is None else job.replicates, observed)
         self._keys: dict[str, str] = {}
         self._saved = 0
         self._artifacts: dict[str, str] = {}
@@ -256,6 +256,43 @@ class Run:
         temporary = os.path.join(self._job.folder, f"artifact-{os.getpid()}.tmp")
         shutil.copyfile(full, temporary)
         os.replace(temporary, os.path.join(self._job.folder, "artifacts", name))
+
+    def average(
+        self,
+        model: Any,
+        *,
+        ema: float | None = 0.999,
+        swa: bool = True,
+        swa_start: int | None = None,
+        last: int = 0,
+    ) -> None:
+        """Average a network's weights over the steps of its optimizer from here on; call it before `resume`.
+
+        The averages are in every checkpoint, and saved when the process ends: `repro average --method ema` (or swa,
+        last) evaluates them. The training itself is not touched.
+
+        Args:
+            model: the network, a `torch.nn.Module`.
+            ema: the decay of the exponential mean, reached after a warm-up: (1 + n) / (10 + n) at step n; None: none.
+            swa: whether to take the plain mean.
+            swa_start: the epoch of `run.epochs` from which it counts; None: three quarters of them.
+            last: so many steps at the end have their mean taken; that many copies are kept in memory.
+
+        Raises:
+            TypeError, ValueError: for what is no network, or a number out of its range.
+            RuntimeError: when it was called before.
+        """
+        if self._job is None or self._progress is None:
+            return
+        from repro.worker import averaging_weights
+
+        if self._progress.averages:
+            raise RuntimeError("run.average was called before: a run averages one network")
+        found = averaging_weights.Averages(
+            model, ema=ema, swa=swa, swa_start=swa_start, last=last, where=self._progress.where
+        )
+        self._progress.averages.append(found)
+        averaging_weights.save_at_exit(found, self._job.folder)
 
     def predictions(self, split: str, ids: Any, probabilities: Any, targets: Any) -> None:
         """Save what the run predicts for each example of a split: for ensembles, churn, the spread by class.

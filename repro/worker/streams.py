@@ -30,6 +30,18 @@ def make(master: int, name: str, replicate: int, at: tuple[int, ...]) -> Any:
     return stream
 
 
+def copy(source: Any, target: Any) -> None:
+    """Give a stream the state of another of its kind."""
+    getattr(target, "numpy", target).bit_generator.state = getattr(source, "numpy", source).bit_generator.state
+    if hasattr(source, "get_state"):
+        target.set_state(source.get_state())
+
+
+def _words(master: int, name: str, replicate: int) -> list[int]:
+    sequence = seeds.sequence(master, name, replicate=replicate, rank=rank())
+    return [int(word) for word in sequence.generate_state(3, np.uint64)]
+
+
 def _torch_class() -> Any:
     import torch
 
@@ -55,11 +67,17 @@ class Swap:
     """The global generators of Python, numpy and torch, exchanged for a stream's while a block runs."""
 
     def __init__(self, master: int, name: str, replicate: int) -> None:
-        sequence = seeds.sequence(master, name, replicate=replicate, rank=rank())
-        self._seeds = [int(word) for word in sequence.generate_state(3, np.uint64)]
+        self._seeds = _words(master, name, replicate)
         self._kept: Any = None
         self._outside: list[Any] = []
         self.uses = 0
+
+    def restart(self, master: int, name: str, replicate: int) -> None:
+        """Begin anew, as the stream of another replicate; inside a block at once."""
+        self._seeds = _words(master, name, replicate)
+        self._kept = None
+        if self._outside:
+            _seed(self._seeds)
 
     def state(self) -> list[Any]:
         """Return where the stream is, and the states that wait outside of the blocks that are open."""
