@@ -51,12 +51,14 @@ def sequence(
     return np.random.SeedSequence(master, spawn_key=key)
 
 
-def integer(master: int, name: str, bits: int = 32, *, replicate: int = 0, rank: int = 0) -> int:
+def integer(
+    master: int, name: str, bits: int = 32, *, purpose: str = "train", replicate: int = 0, rank: int = 0
+) -> int:
     """Return one integer of ``bits`` bits (32 or 64) drawn from a stream, without numpy.
 
     SHA-256 of the master seed and the spawn key: numpy need not be imported for it, so a script starts lightly.
     """
-    words = spawn_key(name, replicate=replicate, rank=rank)
+    words = spawn_key(name, purpose=purpose, replicate=replicate, rank=rank)
     data = f"repro:seed/1\n{master}\n".encode() + struct.pack(f">{len(words)}I", *words)
     return int.from_bytes(hashlib.sha256(data).digest()[: bits // 8], "big")
 
