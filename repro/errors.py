@@ -40,6 +40,18 @@ class CaptureError(ReproError):
     exit_code = 4
 
 
+class EnvironmentMismatchError(ReproError):
+    """The environment of a record cannot be had here: an interpreter, a wheel, an engine or an image is missing."""
+
+    exit_code = 4
+
+
+class StaleLockError(ReproError):
+    """A lock is not what its inputs ask for."""
+
+    exit_code = 3
+
+
 class StoreError(ReproError):
     """The store cannot be read or written: damaged, read-only, or the disk is full."""
 

@@ -128,7 +128,7 @@ def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distributi
     except OSError:
         key = place
     fresh[key] = known[key] if key in known else list(_read(place, record)[:6])
-    item = Distribution(*fresh[key], place)
+    item = Distribution(*fresh[key])._replace(place=place)
     edited = {} if item.editable is not None else drift.edited(record)
     return item._replace(digest=digest_of(drift.read(record), edited), edited=tuple(sorted(edited))) if edited else item
 

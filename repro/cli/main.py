@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "Show a run: record, what it observed, outcome.",
     "log": "Show a run's metrics.",
     "diff": "Show how two runs differ.",
+    "lock": "Pin the environment, with hashes.",
     "verify": "Check that no sealed file was changed.",
     "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
