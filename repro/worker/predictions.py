@@ -10,8 +10,8 @@ import numpy as np
 
 #: Of a run's folder: one file for each split.
 FOLDER = "predictions"
-#: How far the probabilities of one example may be from 1 in all: what 16-bit arithmetic leaves.
-TOLERANCE = 0.01
+#: How far the probabilities of one example may be from 1 in all: softmax in bfloat16 is off by up to 0.004.
+TOLERANCE = 5e-3
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _TABLE = 2  # dimensions
 
