@@ -92,12 +92,12 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def scan(path: Sequence[str], cache: Path) -> Environment:
+def scan(path: Sequence[str], cache: Path | None = None) -> Environment:
     """Look at all distributions in the folders of ``path``, in their order.
 
     ``cache`` is a file that remembers what was read, by the stat of each RECORD.
     """
-    known = _load(cache)
+    known = {} if cache is None else _load(cache)
     fresh: dict[str, Any] = {}
     found: dict[str, Distribution] = {}
     gaps: list[Gap] = []
@@ -107,7 +107,7 @@ def scan(path: Sequence[str], cache: Path) -> Environment:
             if item.name not in found:
                 found[item.name] = item
                 gaps += _gaps(item)
-    if not fresh.keys() <= known.keys():
+    if cache is not None and not fresh.keys() <= known.keys():
         _save(cache, known | fresh)
     return Environment([found[name] for name in sorted(found)], gaps)
 
