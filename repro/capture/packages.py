@@ -171,12 +171,13 @@ def digest_of(lines: Iterable[drift.Line], edited: Mapping[str, str | None] | No
 
     Where files were ``edited``, their hashes of now count, and a missing file not at all.
     """
-    now = {line.path: line.hash for line in lines if _counts(line.path)} | dict(edited or {})
+    now = {line.path: line.hash for line in lines if counts(line.path)} | dict(edited or {})
     rows = (f"{path},{value}" for path, value in now.items() if value is not None)
     return "sha256:" + hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
-def _counts(path: str) -> bool:
+def counts(path: str) -> bool:
+    """Say whether a file of RECORD is of the distribution itself, and not of how it was installed."""
     if path.startswith(("..", "/")) or path.endswith(".pyc"):
         return False
     folder, _, name = path.rpartition("/")

@@ -17,6 +17,7 @@ from repro.capture import data as data_capture
 from repro.capture import git, hardware, lock, packages, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
+from repro.environments import wheels
 from repro.errors import UsageError
 from repro.record.values import Gap, Recipe, Record, recipe_digest
 from repro.run.profiles import PROMISES, Settings
@@ -107,6 +108,7 @@ def capture(
         "kind": "current",
         "digest": packages.environment_digest(recipe.interpreter, recipe.packages),
         "editables": found.editables(),
+        "wheels": wheels.keep(found.distributions, store) if given is None else {},
     }
     facts["launch"] = {
         "pythonpath": environment.get("PYTHONPATH"),

@@ -195,6 +195,11 @@ class CodeRepository:
         mode, _, name = entry.partition(b"\t")[0].decode().split()
         return f"git:{name}{_MODES.get(mode, '')}"
 
+    def read(self, tree: str, path: str) -> bytes | None:
+        """Return the bytes of one file in a tree; None where it is not there."""
+        entry = self._entry(tree, path)
+        return None if entry is None else self._git("cat-file", "blob", entry.split()[2].decode())
+
     def _entry(self, tree: str, path: str) -> bytes | None:
         """Return git's line about one file of a tree: of that path, and not of those in a folder of that name."""
         entries = self._git("ls-tree", "-r", "-z", _id(tree), "--", path).split(b"\0")[:-1]

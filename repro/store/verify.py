@@ -73,8 +73,10 @@ def _entry(store: Store, entry: dict[str, Any], needed: _Needed) -> tuple[int, l
         return 1, [fault]
     try:
         if entry.get("kind") == "record":
-            recipe = store.record(run_id).recipe
-            needed.trees.update([recipe.code, *recipe.sources.values()])
+            record = store.record(run_id)
+            needed.trees.update([record.recipe.code, *record.recipe.sources.values()])
+            wheels = record.circumstances.get("environment", {}).get("wheels", {})
+            needed.objects.update(str(item["digest"]) for item in wheels.values())
         outcome = store.outcome(run_id) if entry.get("kind") == "outcome" else None
     except StoreDamagedError as error:
         return 1, [str(error)]
