@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from repro.cli import common
+from repro.cli import common, live
 from repro.errors import UsageError
 from repro.record.values import MetricSpec
 from repro.run import request
 from repro.run.request import Request
-from repro.seeds import plan, report, study
+from repro.seeds import fork, plan, report, sources, study, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
 
 _YAML = (".yaml", ".yml")
+_STUDY = re.compile("last|[0-9a-f]{1,16}")
 
 
 class _Seeds(click.Group):
@@ -34,6 +36,10 @@ def command() -> None:
     """Run one recipe under several seeds, and say how much of its numbers is luck.
 
     repro seeds --n 5 experiment.yaml, or: repro seeds --n 5 -- python train.py --seed {seed}
+
+    repro seeds --vary init,order,dropout,augment,split experiment.yaml: which source of chance it is.
+
+    repro seeds --fork-at 5 experiment.yaml: members that share their first 5 epochs.
     """
 
 
@@ -46,7 +52,7 @@ def _options(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="As for run."),
         click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter."),
         click.option("--workers", type=click.IntRange(1), default=1, metavar="N", help="So many replicates at once."),
-        click.option("--seeds", "given", metavar="LIST", help="The seeds by hand: 1,2,3."),
+        click.option("--seeds", "given", metavar="LIST", help="The seeds (with --vary: the indices) by hand: 1,2,3."),
         click.option("--n", "count", type=int, metavar="N", help="Seeds 0 to N - 1 (5 unless given)."),
     ):
         function = option(function)
@@ -56,35 +62,122 @@ def _options(function: Callable[..., int]) -> Callable[..., int]:
 @command.command("run", hidden=True)
 @click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | -- COMMAND...", type=click.UNPROCESSED)
 @click.option("--stable-within", type=float, metavar="SD", help="Exit 1 where the spread is larger.")
+@click.option("--vary", "streams", metavar="STREAMS", help="Vary each stream alone: init,order,dropout,augment,split.")
+@click.option("--crossed", is_flag=True, help="All of init x order.")
+@click.option("--fork-at", type=click.IntRange(1), metavar="EPOCHS", help="Go on from one run, under other orders.")
 @_options
-def run(words: tuple[str, ...], stable_within: float | None, as_json: bool, **options: Any) -> int:
+def run(
+    words: tuple[str, ...],
+    stable_within: float | None,
+    streams: str | None,
+    crossed: bool,
+    fork_at: int | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Run what is missing of a study, and report."""
-    found, declared = _study(words, options)
-    spread = [] if stable_within is None else report.unstable(found.replicates, stable_within, declared)
-    verdict = None if stable_within is None else "unstable" if spread else "stable"
-    if as_json:
-        common.emit(_document(found) | ({} if verdict is None else {"verdict": verdict, "unstable": spread}))
+    if fork_at is not None and (streams is not None or crossed):
+        raise UsageError("--fork-at varies the order alone", hint="leave out --vary and --crossed")
+    if fork_at is not None:
+        said = _forked(words, options, fork_at, stable_within)
+    elif streams is not None or crossed:
+        said = _varied(words, options, plan.streams(streams, crossed=crossed), stable_within, crossed=crossed)
     else:
-        for line in report.lines(found.replicates, declared):
+        said = _plain(words, options, stable_within)
+    if as_json:
+        common.emit(said.document)
+    else:
+        for line in said.lines:
             click.echo(line)
-        for line in spread:
-            click.echo(f"  {line}")
-        if verdict is not None:
-            click.echo(verdict)
-    return 1 if verdict == "unstable" else 0
+    return said.code
+
+
+class _Said(NamedTuple):
+    """What a study comes to: its document, its report, the exit code."""
+
+    document: dict[str, Any]
+    lines: list[str]
+    code: int
+
+
+def _said(
+    document: dict[str, Any], lines: Sequence[str], spread: Sequence[str] | None, again: Mapping[str, Any] | None = None
+) -> _Said:
+    """Add what is unstable (None: nobody asked), and what of one seed run twice: where it differs the code is 3."""
+    differs = again is not None and not again["equal"]
+    if spread is None:
+        return _Said(document, [*lines], 3 if differs else 0)
+    verdict = "unstable" if spread else "stable"
+    more = {"verdict": verdict, "unstable": [*spread]}
+    return _Said(
+        document | more, [*lines, *(f"  {line}" for line in spread), verdict], 3 if differs else int(bool(spread))
+    )
+
+
+def _plain(words: tuple[str, ...], options: dict[str, Any], limit: float | None) -> _Said:
+    found, declared = _study(words, options)
+    spread = None if limit is None else report.unstable(found.replicates, limit, declared)
+    document = _document(found.study_id, found.replicates, found)
+    return _said(document, [*report.lines(found.replicates, declared)], spread)
+
+
+def _varied(
+    words: tuple[str, ...], options: dict[str, Any], streams: list[str], limit: float | None, *, crossed: bool
+) -> _Said:
+    indices = plan.seeds(options["count"], options["given"])
+    asked, store = _opened(words, options)
+    with live.watcher(options["workers"]) as watcher:
+        found = vary.vary(store, asked, streams, indices, options["workers"], watcher, crossed=crossed)
+    _say_read(len(found.runs) + 1 - found.run_now, found.files_checked)
+    declared = asked.metrics
+    again = sources.twice(found.runs[plan.HELD], found.again, declared)
+    runs = {**found.runs, plan.AGAIN: found.again}
+    document = _document(found.study_id, list(runs.values()), found)
+    for item, name in zip(document["runs"], runs, strict=True):
+        item["varied"] = name
+    document["metrics"] = report.metrics_by_name(found.runs)
+    document |= {"sources": sources.values(found), "same_seed_twice": again, "trusted": again["equal"]}
+    if crossed:
+        document["crossed"] = sources.components(found)
+    spread = None if limit is None else sources.unstable(found, limit, declared)
+    return _said(document, [*sources.lines(found, declared)], spread, again)
+
+
+def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit: float | None) -> _Said:
+    indices = plan.seeds(options["count"], options["given"])
+    asked, store = _opened(words, options)
+    with live.watcher(options["workers"]) as watcher:
+        found = fork.fork(store, asked, epochs, indices, options["workers"], watcher)
+    _say_read(len(found.members) + 1 - found.run_now, found.files_checked)
+    again = sources.gone_on(found, asked.metrics)
+    document = _document(found.study_id, found.members, found)
+    document |= {
+        "forked": {"run_id": found.parent.run_id, "epochs": epochs, "began_anew": sources.began_anew(found)},
+        "sources": {"order": sources.values_of(found.members)},
+        "same_seed_twice": again,
+        "trusted": again is None or again["equal"],
+    }
+    spread = None if limit is None else report.unstable(found.members, limit, asked.metrics)
+    return _said(document, [*sources.of_fork(found, asked.metrics)], spread, again)
 
 
 @command.command("compare")
-@click.argument("a", metavar="A.yaml")
-@click.argument("b", metavar="B.yaml")
+@click.argument("a", metavar="A.yaml|STUDY")
+@click.argument("b", metavar="B.yaml|STUDY")
 @_options
 def compare(a: str, b: str, as_json: bool, **options: Any) -> int:
-    """Compare two experiments, paired by seed; what is missing of their studies is run."""
-    (one, declared), (other, _) = _study((a,), options), _study((b,), options)
+    """Compare two experiments or studies, paired by seed; what is missing of an experiment's is run."""
+    if not any(word.endswith(_YAML) for word in (a, b)):
+        _needs_no_options(options)
+    one, other = (_made((word,), options) if word.endswith(_YAML) else _there(word) for word in (a, b))
     if one.study_id == other.study_id:
         raise UsageError(f"{a} and {b} have one recipe: there is nothing to compare")
-    names = _names(a, b)
-    found = report.compare(one.replicates, other.replicates, declared, names)
+    if one.is_fork != other.is_fork:
+        raise UsageError(f"one of {a} and {b} is a fork: its members have no seeds of their own to pair by")
+    names = _names(one, other)
+    found = report.compare(one.replicates, other.replicates, one.metrics, names)
+    if not found:
+        raise UsageError(f"{a} and {b} have no metric on two common seeds", hint="repro seeds compare A.yaml B.yaml")
     if as_json:
         common.emit({"a": one.study_id, "b": other.study_id, "metrics": found})
         return 0
@@ -97,7 +190,7 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> int:
 
 
 @command.command("plan")
-@click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | -- COMMAND...", type=click.UNPROCESSED)
+@click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | STUDY | -- COMMAND...", type=click.UNPROCESSED)
 @click.option(
     "--effect", type=float, required=True, metavar="D", help="The difference to be seen, in the metric's unit."
 )
@@ -106,7 +199,11 @@ def plan_command(words: tuple[str, ...], effect: float, as_json: bool, **options
     """Say how many seeds it takes to see a difference, from the variance seen so far."""
     if not effect:
         raise UsageError("--effect 0: no number of seeds sees it", hint="--effect 0.5")
-    found, _ = _study(words, options)
+    if len(words) == 1 and _STUDY.fullmatch(words[0]):
+        _needs_no_options(options)
+        found = _there(words[0])
+    else:
+        found = _made(words, options)
     plans = report.planned(found.replicates, effect)
     if as_json:
         common.emit({"study_id": found.study_id, "effect": effect, "metrics": plans})
@@ -117,57 +214,84 @@ def plan_command(words: tuple[str, ...], effect: float, as_json: bool, **options
     return 0
 
 
-def _names(a: str, b: str) -> tuple[str, str]:
-    """Return what to call two experiments: by the parts of their paths that differ."""
-    one, other = Path(a), Path(b)
-    if one.stem != other.stem:
-        return one.stem, other.stem
-    return (one.parent.name, other.parent.name) if one.parent.name != other.parent.name else (a, b)
+class _Side(NamedTuple):
+    """A study to compare: run or read for an experiment, read alone for an id."""
+
+    word: str
+    name: str
+    study_id: str
+    replicates: list[Replicate]
+    metrics: Mapping[str, MetricSpec]
+    is_fork: bool
+
+
+def _needs_no_options(options: Mapping[str, Any]) -> None:
+    """Raise UsageError where a study of the store, which is read as it is, is given seeds or settings."""
+    if any(value for name, value in options.items() if name != "workers"):
+        raise UsageError("a study of the store is read as it is: no --n, --seeds, --set or settings")
+
+
+def _there(word: str) -> _Side:
+    """Return a study of the store."""
+    store = common.open_store()
+    common.needs_runs(store)
+    found = study.find(store, word)
+    return _Side(word, found.record.name, found.study_id, found.replicates, found.record.metrics, found.fork)
+
+
+def _made(words: tuple[str, ...], options: dict[str, Any]) -> _Side:
+    """Return the study of an experiment or a command; what is missing of it is run."""
+    found, declared = _study(words, options)
+    return _Side(words[0], Path(words[0]).stem, found.study_id, found.replicates, declared, is_fork=False)
+
+
+def _names(one: _Side, other: _Side) -> tuple[str, str]:
+    """Return what to call two sides: by their names, else by the folders of their files, else as they were typed."""
+    if one.name != other.name:
+        return one.name, other.name
+    folders = Path(one.word).parent.name, Path(other.word).parent.name
+    return folders if folders[0] != folders[1] and all(folders) else (one.word, other.word)
+
+
+def _opened(words: tuple[str, ...], options: dict[str, Any], seed: int | None = None) -> tuple[Request, Store]:
+    """Return the request that the words make, and the store of its project."""
+    asked = _request(words, options, seed)
+    return asked, Store.create(common.store_folder(asked.root))
+
+
+def _request(words: tuple[str, ...], options: dict[str, Any], seed: int | None) -> Request:
+    return request.of_words(
+        words, options["changes"], options["patterns"], seed, options["determinism"], options["threads"]
+    )
 
 
 def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[study.Study, Mapping[str, MetricSpec]]:
     seeds = plan.seeds(options["count"], options["given"])
-
-    def make(seed: int) -> Request:
-        return request.of_words(
-            words, options["changes"], options["patterns"], seed, options["determinism"], options["threads"]
-        )
-
-    first = make(seeds[0])
-    store = Store.create(common.store_folder(first.root))
-    found = study.study(store, make, seeds, options["workers"], _told(len(seeds)))
-    read = len(found.replicates) - found.run_now
-    if read:
-        common.say(f"repro: {read} read, not run; {common.count(found.files_checked, 'input file')} checked", dim=True)
+    first, store = _opened(words, options, seeds[0])
+    with live.watcher(options["workers"]) as watcher:
+        found = study.study(store, lambda seed: _request(words, options, seed), seeds, options["workers"], watcher)
+    _say_read(len(found.replicates) - found.run_now, found.files_checked)
     return found, first.metrics
 
 
-def _told(total: int) -> Callable[[Replicate, bool], None]:
-    count = 0
-
-    def told(found: Replicate, run_now: bool) -> None:
-        nonlocal count
-        count += 1
-        values = " · ".join(f"{name} {value:.4g}" for name, value in sorted(found.metrics.items()))
-        how = found.run_id if run_now else f"{found.run_id} (there already)"
-        common.say(
-            f"repro: [{count}/{total}] seed {found.seed}: {found.state} · {values or 'no metric'} · {how}", dim=True
-        )
-
-    return told
+def _say_read(read: int, checked: int) -> None:
+    if read:
+        common.say(f"repro: {read} read, not run; {common.count(checked, 'input file')} checked", dim=True)
 
 
-def _document(found: study.Study) -> dict[str, Any]:
+def _document(
+    study_id: str, replicates: Sequence[Replicate], found: study.Study | vary.Varied | fork.Forked
+) -> dict[str, Any]:
     runs = [
         {"run_id": item.run_id, "seed": item.seed, "state": item.state, "metrics": dict(item.metrics)}
-        for item in found.replicates
+        for item in replicates
     ]
     return {
-        "study_id": found.study_id,
+        "study_id": study_id,
         "n": len(runs),
         "failed": sum(run["state"] != "COMPLETED" for run in runs),
         "runs": runs,
-        "metrics": report.metrics(found.replicates),
+        "metrics": report.metrics(replicates),
         "run_now": found.run_now,
         "files_checked": found.files_checked,
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from repro.errors import UsageError
 from repro.record.values import State
@@ -11,7 +12,11 @@ from repro.run.request import is_seed
 
 
 class Replicate(NamedTuple):
-    """One run of a study: its seed, and what came of it; ``trail`` is a digest of its trail's course, None without."""
+    """One run of a study: its seed, and what came of it; ``trail`` is a digest of its trail's course, None without.
+
+    ``seed`` is the master seed, or the replicate index of a stream that is varied alone. ``streams`` are the names that
+    it used; ``restarted`` says what began anew in a fork.
+    """
 
     seed: int
     run_id: str
@@ -19,6 +24,8 @@ class Replicate(NamedTuple):
     metrics: Mapping[str, float]
     trail: str | None
     seeded: Sequence[str]
+    streams: frozenset[str] = frozenset()
+    restarted: Sequence[Mapping[str, Any]] = ()
 
 
 def seeds(count: int | None, given: str | None) -> list[int]:
@@ -46,6 +53,66 @@ def seeds(count: int | None, given: str | None) -> list[int]:
     return found
 
 
+#: What a seed plan calls the global generators of Python, numpy and torch: what no stream has.
+GLOBAL = "global"
+#: The streams of a crossed design: rows and columns.
+CROSSED = ("init", "order")
+
+
+def streams(given: str | None, *, crossed: bool) -> list[str]:
+    """Return the streams that a list like ``init,order`` names; those of a crossed design are among them.
+
+    Raises:
+        UsageError: for a list with one stream twice, or with something that is no name.
+    """
+    words = [] if given is None else [word.strip() for word in given.split(",")]
+    strange = next((word for word in words if not word or "@" in word), None)
+    if strange is not None:
+        raise UsageError(f"--vary {given}: {strange!r} is no stream", hint="--vary init,order,dropout,augment,split")
+    twice = next((word for word in words if words.count(word) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--vary {given}: {twice} is there twice")
+    return words + [name for name in (CROSSED if crossed else ()) if name not in words]
+
+
+def label(point: Mapping[str, int]) -> str:
+    """Return the name of a run in a design: ``init 2``, ``init 1, order 2``; the one that all others vary is held."""
+    return ", ".join(f"{name} {index}" for name, index in point.items()) or HELD
+
+
+#: The run with every stream at index 0, and the same once more.
+HELD, AGAIN = "all held", "same seed again"
+
+
+def design(used: Sequence[str], indices: Sequence[int], *, crossed: bool) -> list[dict[str, int]]:
+    """Return the points of a design: each stream alone at every index, and two of them crossed; 0 is not named."""
+    points = [{name: index} for name in used for index in indices]
+    if crossed:
+        points += [dict(zip(CROSSED, pair, strict=True)) for pair in itertools.product(indices, repeat=2)]
+    found: dict[str, dict[str, int]] = {}
+    for point in points:
+        named = {name: index for name, index in point.items() if index}
+        found.setdefault(label(named), named)
+    return list(found.values())
+
+
+def check_used(wanted: Sequence[str], used: frozenset[str], *, crossed: bool) -> list[str]:
+    """Return those of the streams that a run uses; the global generators are always there.
+
+    Raises:
+        UsageError: when the run has no streams at all, or lacks one of a crossed design.
+    """
+    found = [name for name in wanted if name in used or name == GLOBAL]
+    hint = 'run.rng("order") is a stream to draw from, `with run.stream("init"):` one for what draws globally'
+    if not found and not used:
+        said = "this run uses no named stream: there is nothing to vary alone"
+        raise UsageError(said, hint=f"{hint}; repro seeds without --vary changes the master seed")
+    missing = [name for name in (CROSSED if crossed else ()) if name not in found]
+    if missing:
+        raise UsageError(f"--crossed: the run does not use {' and '.join(missing)}", hint=hint)
+    return found
+
+
 def check_apart(found: Sequence[Replicate]) -> None:
     """Refuse replicates that are one and the same run: whatever the seed, the script did the same.
 
@@ -61,4 +128,20 @@ def check_apart(found: Sequence[Replicate]) -> None:
             raise UsageError(
                 f"seeds {other.seed} and {replicate.seed} left equal trails: they are one run, not two{why}",
                 hint="leave the seeding to repro, or pass {seed}: repro seeds -- python train.py --seed {seed}",
+            )
+
+
+def check_forked(found: Sequence[Replicate]) -> None:
+    """Refuse members of a fork that are one and the same run: nothing that draws the order began anew.
+
+    Raises:
+        UsageError: naming the two.
+    """
+    first: dict[str, Replicate] = {}
+    for member in found:
+        other = first.setdefault(member.trail, member) if member.trail is not None else member
+        if other is not member:
+            raise UsageError(
+                f"order {other.seed} and {member.seed} left equal trails: nothing that draws the order began anew",
+                hint='shuffle by run.rng("order"), or train for more epochs than --fork-at',
             )

@@ -26,7 +26,17 @@ def metrics(found: Sequence[Replicate]) -> dict[str, dict[str, Any]]:
     return {name: _metric([(item.seed, item.metrics[name]) for item in done if name in item.metrics]) for name in names}
 
 
-def _metric(pairs: list[tuple[int, float]]) -> dict[str, Any]:
+def metrics_by_name(found: Mapping[str, Replicate]) -> dict[str, dict[str, Any]]:
+    """Return as `metrics` does what runs say whose names are no seeds."""
+    done = {key: item for key, item in found.items() if item.state == "COMPLETED"}
+    names = sorted({name for item in done.values() for name in item.metrics})
+    return {
+        name: _metric([(key, item.metrics[name]) for key, item in done.items() if name in item.metrics])
+        for name in names
+    }
+
+
+def _metric(pairs: Sequence[tuple[int | str, float]]) -> dict[str, Any]:
     finite = [value for _, value in pairs if math.isfinite(value)]
     found: dict[str, Any] = {
         "values": {str(seed): value for seed, value in pairs},
@@ -51,21 +61,31 @@ def _figures(summary: Summary) -> dict[str, Any]:
     }
 
 
-def lines(found: Sequence[Replicate], declared: Mapping[str, MetricSpec]) -> Iterator[str]:
-    """Yield the report line by line."""
-    ends = [item.state for item in found]
-    bad = ", ".join(f"{ends.count(state)} {state}" for state in sorted({*ends} - {"COMPLETED"}))
-    yield f"{len(found)} seeds, {ends.count('COMPLETED')} completed" + (f", {bad}" if bad else "")
+def lines(found: Sequence[Replicate], declared: Mapping[str, MetricSpec], what: str = "seed") -> Iterator[str]:
+    """Yield the report line by line; ``what`` is the word for what replicates differ in."""
+    yield f"{len(found)} {what}s, {ended(found)}"
     for name, values in metrics(found).items():
         yield ""
-        yield from _of_metric(name, values, declared.get(name))
+        yield from _of_metric(name, values, declared.get(name), what)
 
 
-def _of_metric(name: str, found: dict[str, Any], spec: MetricSpec | None) -> Iterator[str]:
+def ended(found: Sequence[Replicate]) -> str:
+    """Return how many replicates came to their end, and how the others ended."""
+    ends = [item.state for item in found]
+    bad = ", ".join(f"{ends.count(state)} {state}" for state in sorted({*ends} - {"COMPLETED"}))
+    return f"{ends.count('COMPLETED')} completed" + (f", {bad}" if bad else "")
+
+
+def diverged(found: Replicate) -> list[str]:
+    """Return the names of the metrics that ended in no finite number."""
+    return sorted(name for name, value in found.metrics.items() if not math.isfinite(value))
+
+
+def _of_metric(name: str, found: dict[str, Any], spec: MetricSpec | None, what: str) -> Iterator[str]:
     best = _best(found["values"], spec)
     yield name + (f" ({found['diverged']} diverged)" if found["diverged"] else "")
     for seed, value in found["values"].items():
-        yield f"  seed {seed:>4}  {value:.6g}" + ("  (the best of them: luck, not a result)" if seed == best else "")
+        yield f"  {what} {seed:>4}  {value:.6g}" + ("  (the best of them: luck, not a result)" if seed == best else "")
     if "mean" not in found:
         return
     (low, high), (least, most), (next_low, next_high) = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from repro.capture.data import StatCache
 from repro.record import trail as form
-from repro.record.values import KEPT, Outcome, recipe_digest
+from repro.record.values import KEPT, Outcome, Record, recipe_digest
 from repro.run import leftovers, observed, recover, trails
 from repro.run.request import Request
 from repro.seeds import plan
@@ -19,7 +19,7 @@ from repro.store import index
 from repro.store.store import Store
 from repro.trials import pool
 
-__all__ = ["Members", "Study", "find", "replicate", "study"]
+__all__ = ["Gathered", "Members", "Study", "Watcher", "find", "gather", "replicate", "study", "whole"]
 
 #: Ends that are results: a run that was lost or cancelled is made again.
 _RESULTS = ("COMPLETED", "FAILED", "TIMED_OUT")
@@ -34,14 +34,26 @@ class Study(NamedTuple):
     files_checked: int
 
 
-def study(
-    store: Store,
-    make: Callable[[int], Request],
-    seeds: Sequence[int],
-    workers: int,
-    told: Callable[[plan.Replicate, bool], None],
-) -> Study:
-    """Return the replicates of all ``seeds``, in their order; ``told`` hears of each, and whether it was run now.
+class Watcher(Protocol):
+    """Hears how a study gets on; its runs have names like ``seed 3``."""
+
+    def begin(self, names: Sequence[str], missing: Sequence[str]) -> None:
+        """These runs are wanted, and those of them have to be made, in this order."""
+
+    def over(self, name: str, found: plan.Replicate, *, run_now: bool) -> None:
+        """A run is there: it was made now, or read."""
+
+
+class Gathered(NamedTuple):
+    """Runs by name, how many of them were run now, and how many input files of the others were checked."""
+
+    runs: dict[str, plan.Replicate]
+    run_now: int
+    files_checked: int
+
+
+def study(store: Store, make: Callable[[int], Request], seeds: Sequence[int], workers: int, watcher: Watcher) -> Study:
+    """Return the replicates of all ``seeds``, in their order.
 
     Raises:
         CaptureError, ConfigError, UsageError: when the recipe cannot be captured; nothing was run.
@@ -49,39 +61,66 @@ def study(
     """
     recover.recover(store)
     template = pool.capture(store, make(seeds[0]))
-    requests = {seed: make(seed) for seed in seeds}
-    there, checked = _there(template, requests)
-    for found in there.values():
-        told(found, False)
-    missing = [seed for seed in seeds if seed not in there]
-    for seed, outcome in pool.run(template, {seed: requests[seed] for seed in missing}, workers):
-        there[seed] = replicate(store, seed, outcome)
-        told(there[seed], True)
-    replicates = [there[seed] for seed in seeds]
+    requests = {f"seed {seed}": make(seed) for seed in seeds}
+    found = gather(template, requests, workers, watcher)
+    replicates = [found.runs[name]._replace(seed=seed) for name, seed in zip(requests, seeds, strict=True)]
     plan.check_apart(replicates)
-    return Study(template.study_id, replicates, len(missing), checked)
+    return Study(template.study_id, replicates, found.run_now, found.files_checked)
 
 
-def _there(template: pool.Template, requests: dict[int, Request]) -> tuple[dict[int, plan.Replicate], int]:
-    """Return the replicates that have been run already and whose inputs are as they were; and how many were checked."""
+def gather(
+    template: pool.Template,
+    requests: Mapping[str, Request],
+    workers: int,
+    watcher: Watcher,
+    suits: Callable[[Record], bool] = lambda _record: True,
+) -> Gathered:
+    """Return the runs of all requests, in their order: those that are there are read, the others are run.
+
+    Two requests of one recipe are two runs. Only runs whose record ``suits`` are read.
+
+    Raises:
+        ReproError: when one could not be started.
+    """
+    there, checked = _there(template, requests, suits)
+    missing = {name: request for name, request in requests.items() if name not in there}
+    watcher.begin(list(requests), list(missing))
+    for name, found in there.items():
+        watcher.over(name, found, run_now=False)
+    for name, outcome in pool.run(template, missing, workers):
+        there[name] = replicate(template.store, requests[name].seed, outcome)
+        watcher.over(name, there[name], run_now=True)
+    return Gathered({name: there[name] for name in requests}, len(missing), checked)
+
+
+def _there(
+    template: pool.Template, requests: Mapping[str, Request], suits: Callable[[Record], bool]
+) -> tuple[dict[str, plan.Replicate], int]:
+    """Return the runs that are there and whose inputs are as they were; and how many files were checked."""
     store = template.store
     runs: dict[str, list[str]] = {}
     for row in index.rows(store):
         if row["replay_of"] is None and row["state"] in _RESULTS:
             runs.setdefault(row["recipe_digest"], []).append(row["run_id"])
-    found: dict[int, plan.Replicate] = {}
+    found: dict[str, plan.Replicate] = {}
     cache = StatCache(store.cache / "files.json")
     checked = 0
-    for seed, request in requests.items():
-        wanted = recipe_digest(template.recipe(request))
-        for run_id in reversed(runs.get(wanted, [])):
+    for name, request in requests.items():
+        candidates = runs.get(recipe_digest(template.recipe(request)), [])
+        while candidates and name not in found:
+            run_id = candidates.pop()  # the latest; each counts once
             outcome = store.outcome(run_id)
-            if outcome is not None and _is_as_read(store, request.root, outcome, cache):
+            usable = outcome is not None and suits(store.record(run_id))
+            if outcome is not None and usable and _is_as_read(store, request.root, outcome, cache):
                 checked += len(outcome.inputs)
-                found[seed] = replicate(store, seed, outcome)
-                break
+                found[name] = replicate(store, request.seed, outcome)
     cache.save()
     return found, checked
+
+
+def whole(record: Record) -> bool:
+    """Say whether a run came all the way itself: it goes on from no other."""
+    return "resumed" not in record.circumstances
 
 
 def _is_as_read(store: Store, root: Path, outcome: Outcome, cache: StatCache) -> bool:
@@ -99,7 +138,10 @@ def replicate(store: Store, seed: int, outcome: Outcome) -> plan.Replicate:
     seeded = [
         f"{os.path.basename(item['file'])}:{item['line']} calls {item['call']}({item['value']})" for item in seen.seeds
     ]
-    return plan.Replicate(seed, outcome.run_id, outcome.state, outcome.metrics, _course(store, outcome), seeded)
+    course = _course(store, outcome)
+    return plan.Replicate(
+        seed, outcome.run_id, outcome.state, outcome.metrics, course, seeded, frozenset(seen.streams), seen.restarted
+    )
 
 
 def _course(store: Store, outcome: Outcome) -> str | None:
