@@ -25,6 +25,7 @@ COMMANDS = {
     "replay": "Earn a run again: same bits? If not, where it came apart.",
     "diagnose": "Say why two runs of the same thing differ: operator, seed, draw, order.",
     "seeds": "Run under several seeds: how much of the number is luck.",
+    "average": "Make one model of several runs: ensembles, soups, EMA, SWA.",
     "ls": "List the runs.",
     "show": "Show a run: record, what it observed, outcome.",
     "log": "Show a run's metrics.",

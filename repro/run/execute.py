@@ -156,6 +156,7 @@ class _Execution:
             store=str(self.store.folder),
             started_ns=self.started_ns,
             params=self.asked.params,
+            data=self.asked.data,
             entry=self.asked.entry,
             trail={name: getattr(self.asked.trail, name) for name in self.asked.trail.__struct_fields__},
             live=[list(pair) for pair in self.options.live],

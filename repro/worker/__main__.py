@@ -6,7 +6,10 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
+
+from repro.worker.job import AVERAGE
 
 
 def main() -> int:
@@ -22,12 +25,21 @@ def main() -> int:
     job = hook.start(folder)
     hook.step_aside()
     assert job.entry is not None  # noqa: S101  (the supervisor starts this module for nothing else)
+    if job.entry == AVERAGE:
+        from repro.worker import averaging
+
+        return _call(lambda: averaging.average(session.current()))
     path, _, name = job.entry.rpartition(":")
     path = os.path.join(job.root, path)
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
+    return _call(lambda: _load(path, name)(session.current()))
+
+
+def _call(entry: Callable[[], object]) -> int:
+    """Call the entry and return the exit code."""
     try:
-        _load(path, name)(session.current())
+        entry()
     except Exception:
         _show()
         return 1
@@ -35,10 +47,9 @@ def main() -> int:
 
 
 def _load(path: str, name: str) -> Any:
-    module = importlib.import_module(os.path.splitext(os.path.basename(path))[0])
-    if os.path.realpath(module.__file__ or "") != os.path.realpath(path):
-        msg = f"{os.path.basename(path)} has the name of a module that is imported already: {module.__file__}"
-        raise ImportError(msg)
+    from repro.worker.modules import imported_from
+
+    module = imported_from(path)
     if not callable(getattr(module, name, None)):
         msg = f"{path} has no function {name!r}; expected: def {name}(run: repro.Run) -> None"
         raise TypeError(msg)

@@ -143,9 +143,14 @@ def _save(averages: Averages, folder: str, process: int) -> None:
     if os.getpid() != process:  # a fork
         return
     for name, (steps, state) in averages.found().items():
-        data = io.BytesIO()  # to a file, torch writes the file's name into it
-        torch.save({"steps": steps, "state": {key: value.cpu() for key, value in state.items()}}, data)
-        temporary = os.path.join(folder, f"average-{process}.tmp")
-        with open(temporary, "wb") as handle:
-            handle.write(data.getbuffer())
-        os.replace(temporary, os.path.join(folder, FOLDER, f"{name}.pt"))
+        write(folder, name, steps, state)
+
+
+def write(folder: str, name: str, steps: int, state: Mapping[str, Any]) -> None:
+    """Put averaged weights into a run's folder, whole: ``steps`` is how many went in."""
+    data = io.BytesIO()  # to a file, torch writes the file's name into it
+    torch.save({"steps": steps, "state": {key: value.cpu() for key, value in state.items()}}, data)
+    temporary = os.path.join(folder, f"average-{os.getpid()}.tmp")
+    with open(temporary, "wb") as handle:
+        handle.write(data.getbuffer())
+    os.replace(temporary, os.path.join(folder, FOLDER, f"{name}.pt"))

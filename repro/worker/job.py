@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+#: The entry, built in, that makes an averaged model.
+AVERAGE = "repro:average"
 _OUT_OF_THE_WAY = 4_000
 
 
@@ -42,6 +44,7 @@ class Job:
     against: str = ""
     trace: int | None = None
     resume: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
         """Write ``job.json`` into the job's folder."""

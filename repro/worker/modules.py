@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -33,3 +34,16 @@ def _files() -> Iterator[tuple[str, str]]:
         path = getattr(module, "__file__", None) or (sys.argv[:1] or [""])[0] * (name == "__main__")
         if isinstance(path, str) and not path.startswith(_HERE) and "/site-packages/" not in path:
             yield name, path
+
+
+def imported_from(path: str) -> Any:
+    """Import a file of the user's by its name and return the module; its folder is in ``sys.path`` already.
+
+    Raises:
+        ImportError: where another module has the name.
+    """
+    module = importlib.import_module(os.path.splitext(os.path.basename(path))[0])
+    if os.path.realpath(module.__file__ or "") != os.path.realpath(path):
+        msg = f"{os.path.basename(path)} has the name of a module that is imported already: {module.__file__}"
+        raise ImportError(msg)
+    return module
