@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -34,6 +34,14 @@ _ORDER = [*_EXIT]
 @click.option("--until", type=click.IntRange(0), metavar="STEP", help="End after this step of the first optimizer.")
 @click.option("--times", type=click.IntRange(1), default=1, metavar="N", help="Replay N times, and compare those too.")
 @click.option("--why", "wants_why", is_flag=True, help="Prove which difference is the cause, by undoing one at a time.")
+@click.option(
+    "--env",
+    "environment",
+    type=click.Choice(["current", "locked", "container"]),
+    default="current",
+    help="locked: the recorded packages in an environment of their own; container: in an image.",
+)
+@click.option("--allow-python", is_flag=True, help="With --env locked or container: go on with another Python.")
 @click.option("--keep", is_flag=True, help="Keep the folder in which the replay ran.")
 @click.option("--allow-outside-writes", is_flag=True, help="Let the replay write outside its own folder.")
 @common.json_option
@@ -44,6 +52,8 @@ def command(
     until: int | None,
     times: int,
     wants_why: bool,
+    environment: Literal["current", "locked", "container"],
+    allow_python: bool,
     keep: bool,
     allow_outside_writes: bool,
     as_json: bool,
@@ -61,13 +71,13 @@ def command(
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
     record = store.record(run_id)
-    plan = changed(as_recorded(record), record, changes)
+    plan = replace(changed(as_recorded(record), record, changes), environment=environment)
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
         if record.recipe.sources:
             installed = ", ".join(sorted(record.recipe.sources))
             common.say(f"repro: installed editable from outside the project, and replayed as recorded: {installed}")
-    asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until)
+    asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until, allow_python=allow_python)
     found = []
     for number in range(times):
         common.say(f"repro: replaying {run_id}" + (f" ({number + 1} of {times})" if times > 1 else ""), dim=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from repro.errors import UsageError
 from repro.record.differences import Difference
@@ -20,7 +20,8 @@ _EXAMPLES = "threads=1, seed=1, determinism=off, params.lr=0.1, env.NAME=VALUE (
 class Plan:
     """How a run is made again. ``variables`` are set, or unset with None, whatever the profile says.
 
-    ``put_back`` are files that changed since, which get the bytes that the run read.
+    ``put_back`` are files that changed since, which get the bytes that the run read. ``environment`` is where it runs:
+    current, locked or container; of the current one, ``packages`` are taken from the recorded one.
     """
 
     code: str
@@ -30,6 +31,8 @@ class Plan:
     threads: int | None
     variables: Mapping[str, str | None] = field(default_factory=dict)
     put_back: frozenset[str] = frozenset()
+    environment: Literal["current", "locked", "container"] = "current"
+    packages: frozenset[str] = frozenset()
 
 
 class Step(NamedTuple):
@@ -161,3 +164,19 @@ class PutBack:
     def __call__(self, plan: Plan) -> Plan:
         """Return the plan with the file as the run read it."""
         return replace(plan, put_back=plan.put_back | {self.name})
+
+
+@dataclass(frozen=True)
+class Repackage:
+    """Undoes that a package is another one: it is taken from the recorded environment."""
+
+    name: str
+
+    def __call__(self, plan: Plan) -> Plan:
+        """Return the plan with the package as it was."""
+        return replace(plan, packages=plan.packages | {self.name})
+
+
+def rebuild(plan: Plan) -> Plan:
+    """Return the plan in the recorded environment: all packages as they were, and none beside them."""
+    return replace(plan, environment="locked")

@@ -13,15 +13,19 @@ import msgspec
 
 from repro.base import clock
 from repro.capture import variables
+from repro.environments.elsewhere import Elsewhere
+from repro.errors import EnvironmentMismatchError
 from repro.record import differences
 from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, Verdict
-from repro.replay import compare, grade, restore
+from repro.replay import compare, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.run import execute, observed, profiles
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
+
+_SHOWN = 5
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +64,7 @@ class Asked:
     against: Path | None = None
     trace: int | None = None
     quiet: bool = False
+    allow_python: bool = False
 
 
 def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | None = None) -> Replayed:
@@ -82,9 +87,9 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
         if asked.keep:
             (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
-        result = _run(store, record, restored, plan, asked)
+        result = _run(store, record, restored, plan, asked, folder)
         return _judge(store, record, outcome, restored, result, asked)
-    except restore.NotReplayableError as error:
+    except (restore.NotReplayableError, EnvironmentMismatchError) as error:
         return _not_replayable(record, str(error), error.hint)
     finally:
         if not asked.keep:
@@ -125,11 +130,20 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
     return [f"{gap.what}: {gap.reason}" for gap in gaps]
 
 
-def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> execute.Result:
+def _run(
+    store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
+) -> execute.Result:
+    request, variables = _request(record, restored, plan), _environment(record, plan)
+    options = {"allow_python": asked.allow_python, "say": asked.say, "variables": variables}
+    with environment.prepared(store, record, plan, request, folder, **options) as there:  # type: ignore[arg-type]
+        return execute.execute(request, store, _options(record, restored, plan, asked, there, variables))
+
+
+def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
     launch = record.circumstances["launch"]
-    request = Request(
+    return Request(
         root=root,
         place=restored.place,
         cwd=recipe.cwd,
@@ -148,12 +162,25 @@ def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, a
         threads=plan.threads,
         trail=recipe.trail,
     )
-    options = execute.Options(
+
+
+def _options(
+    record: Record,
+    restored: restore.Restored,
+    plan: Plan,
+    asked: Asked,
+    there: Elsewhere | None,
+    variables: dict[str, str],
+) -> execute.Options:
+    recipe, project = record.recipe, record.circumstances["project"]
+    return execute.Options(
         to_stderr=asked.to_stderr,
         quiet=asked.quiet,
-        given=Given(plan.code, recipe.sources, recipe.command, record.run_id, record.circumstances["project"]),
+        given=Given(plan.code, recipe.sources, recipe.command, record.run_id, project, elsewhere=there),
+        elsewhere=there,
         live=restored.live,
-        environment=_environment(record, plan),
+        environment=variables,
+        sealed=_Teller(record, asked, plan),
         say=asked.say,
         allow_outside=asked.allow_outside,
         overrides=plan.variables,
@@ -163,7 +190,22 @@ def _run(store: Store, record: Record, restored: restore.Restored, plan: Plan, a
             "trace": asked.trace,
         },
     )
-    return execute.execute(request, store, options)
+
+
+class _Teller:
+    """Says, before user code runs, which packages are not those of the record."""
+
+    def __init__(self, record: Record, asked: Asked, plan: Plan) -> None:
+        self._record, self._asked, self._plan = record, asked, plan
+
+    def __call__(self, now: Record, _said: list[str]) -> None:
+        found = [item for item in differences.compare(self._record, now) if item.kind == "package"]
+        if not found or self._asked.quiet:
+            return
+        names = [item.path.removeprefix("packages.") for item in found]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        way = "; --env locked has the recorded ones" if self._plan.environment == "current" else ""
+        self._asked.say(f"repro: not as recorded: {', '.join(names[:_SHOWN])}{more}{way}")
 
 
 def _moved(word: str, restored: restore.Restored) -> str:

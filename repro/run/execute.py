@@ -14,6 +14,7 @@ import msgspec
 
 from repro.base import clock, files, journal
 from repro.engines import local
+from repro.environments.elsewhere import Elsewhere
 from repro.errors import UsageError
 from repro.record.values import Outcome, Record, State
 from repro.run import conclude, leftovers, recover, resume, seal, setting
@@ -42,6 +43,8 @@ class Options:
 
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
     fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
+    ``elsewhere`` is an environment other than the current one.
+    ``launch`` is what starts it: `local.launch`, or one that has warm workers.
     """
 
     to_stderr: bool = False
@@ -55,6 +58,8 @@ class Options:
     overrides: Mapping[str, str | None] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
     start: resume.Start | None = None
+    elsewhere: Elsewhere | None = None
+    launch: Callable[..., local.LocalProcess] = local.launch
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -81,7 +86,7 @@ class _Execution:
         self.store = store
         self.options = options
         self.settings, self.env, self.command, self.python, self.early = setting.settle(
-            asked, options.environment, options.overrides
+            asked, options.environment, options.overrides, options.elsewhere
         )
         self.run_id = clock.new_run_id()
         self._journal_end = journal.end(store.journal)
@@ -101,7 +106,7 @@ class _Execution:
         if self.options.start is not None and self.options.given is None:
             outputs |= resume.left_by(self.options.start, self.store, self.asked.root)
         captured = seal.capture(
-            self.asked, self.store, self.run_id, self.python, self.settings, self.env, outputs, self.options.given
+            self.asked, self.store, self.run_id, self.python, self.settings, self._seen(), outputs, self.options.given
         )
         if self.options.start is not None:
             captured = self._continue(captured, self.options.start)
@@ -118,6 +123,10 @@ class _Execution:
         end = self.process.wait()
         self._over = True
         return self._conclude(captured, digest, end)
+
+    def _seen(self) -> dict[str, str]:
+        """Return the variables as the record tells of them: less what leads to another environment."""
+        return self.env if self.options.elsewhere is None else self.options.elsewhere.unseen(self.env)
 
     def _continue(self, captured: seal.Captured, start: resume.Start) -> seal.Captured:
         """Check that the recipe is that of the run which is continued, and hand over what there is of it."""

@@ -20,6 +20,7 @@ from repro.capture.walk import Layout
 from repro.environments import wheels
 from repro.errors import UsageError
 from repro.record.values import Gap, Recipe, Record, recipe_digest
+from repro.environments.elsewhere import Elsewhere
 from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
 from repro.store.store import Store
@@ -49,6 +50,9 @@ class Given(NamedTuple):
 def capture(
     request: Request,
     store: Store,
+    record: Record | None = None
+    stats: Mapping[str, code_capture.Stat] | None = None
+    elsewhere: Elsewhere | None = None
     run_id: str,
     python: Interpreter | None,
     settings: Settings,
@@ -108,7 +112,8 @@ def capture(
         "kind": "current",
         "digest": packages.environment_digest(recipe.interpreter, recipe.packages),
         "editables": found.editables(),
-        "wheels": wheels.keep(found.distributions, store) if given is None else {},
+        "wheels": wheels.keep(found.distributions, store) if given is None or given.replay_of is None else {},
+        **(given.elsewhere.facts if given is not None and given.elsewhere is not None else {}),
     }
     facts["launch"] = {
         "pythonpath": environment.get("PYTHONPATH"),
@@ -135,7 +140,59 @@ def capture(
     return Captured(record, code, sources, outputs, found)
 
 
-def _installed(python: Interpreter | None, store: Store) -> packages.Environment:
+def _again(
+    record: Record, given: Given, request: Request, store: Store, run_id: str, environment: Mapping[str, str]
+) -> Captured:
+    """Return the record of one more run of what ``record`` captured: its own are seeds, parameters, place and data."""
+    recipe = recipe_of(record.recipe, request, environment)
+    if request.data:
+        cache = data_capture.StatCache(store.cache / "files.json")
+        data = data_capture.declared(request.data, request.working_folder, cache)
+        cache.save()
+        recipe = msgspec.structs.replace(recipe, data=data)
+    facts = record.circumstances
+    place = {"place": str(request.place), "folder": str(request.working_folder)}
+    launch = {
+        "seed_given": request.seed_given,
+        "study": given.study,
+        "variables": variables.others(environment, store.key),
+    }
+    again = msgspec.structs.replace(
+        record,
+        run_id=run_id,
+        created=clock.now(),
+        name=request.name,
+        recipe=recipe,
+        recipe_digest=recipe_digest(recipe),
+        circumstances=facts | {"project": facts["project"] | place, "launch": facts["launch"] | launch},
+        metrics=request.metrics,
+    )
+    code = code_capture.Code(given.tree, Layout([], {}, complete=True), dict(given.stats or {}), [], [])
+    return Captured(again, code, {}, {}, packages.Environment([], []))
+
+
+def recipe_of(recipe: Recipe, request: Request, environment: Mapping[str, str]) -> Recipe:
+    """Return the recipe of a request in a project and setting that were captured with another one of its kind."""
+    words, _ = words_of(request, environment)
+    return msgspec.structs.replace(
+        recipe,
+        seeds=request.seed_plan,
+        command=words,
+        params=request.params,
+        budget=request.budget,
+        horizon=request.budget,
+    )
+
+
+def given_stats(given: Given, request: Request, store: Store) -> dict[str, code_capture.Stat]:
+    """Return the stat of each file of captured code where it was materialised."""
+    code = code_capture.stats(request.place, store.code.paths(given.tree))
+    return code | _source_stats(_given_sources(given), _given_codes(given, request, store))
+
+
+def _installed(python: Interpreter | None, store: Store, given: Given | None) -> packages.Environment:
+    if given is not None and given.elsewhere is not None and given.elsewhere.installed is not None:
+        return given.elsewhere.installed
     if python is None:
         return packages.Environment([], [Gap(what="packages", reason="no Python was found on PATH")])
     return packages.scan(python.path, store.cache / "packages.json")
