@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
+_LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: What a terminal sends goes to the whole process group, as it does there; the rest to the first process alone.
@@ -30,21 +31,43 @@ Listener = Callable[[bytes], None]
 
 
 class End(NamedTuple):
-    """How the job's first process ended: its exit code or signal, and the signals that were passed on to it."""
+    """How the job's first process ended: its exit code or signal, and the signals that were passed on to it.
+
+    ``lost`` says that what it was forked from ended first, and took it along.
+    """
 
     code: int | None
     signal: int | None
     forwarded: list[int]
+    lost: bool = False
+
+
+class First(Protocol):
+    """A job's first process, whoever forked it; `wait` returns its exit code, or less than 0 for a signal."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for the end."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        ...
 
 
 class LocalProcess:
-    """A started job; `release` lets an interpreter go on that waits for the seal."""
+    """A started job; `release` lets an interpreter go on that waits for the seal.
 
-    def __init__(self, process: subprocess.Popen[bytes], gate: int | None, channels: list[_Channel]) -> None:
+    ``spared`` are children of ours that are no part of the job.
+    """
+
+    def __init__(self, process: First, gate: int | None, channels: list[Channel], spared: Sequence[int] = ()) -> None:
         self.pid = process.pid
         self._process = process
         self._gate = gate
         self._channels = channels
+        self._spared = frozenset(spared)
         self._signals = _Signals(process.pid, channels)
 
     def release(self) -> None:
@@ -63,7 +86,7 @@ class LocalProcess:
         self._close_gate()
         self._process.kill()
         self._process.wait()
-        _end_children()
+        _end_children(self._spared)
         self._finish()
 
     def _close_gate(self) -> None:
@@ -76,11 +99,12 @@ class LocalProcess:
         try:
             code = self._process.wait()
             _end_group(self.pid)
-            _end_children()
+            _end_children(self._spared)
             self._finish()
         finally:
             self._signals.end()
-        return End(code if code >= 0 else None, -code if code < 0 else None, self._signals.forwarded)
+        lost = bool(getattr(self._process, "lost", False))
+        return End(code if code >= 0 else None, -code if code < 0 else None, self._signals.forwarded, lost)
 
     def _finish(self) -> None:
         for channel in self._channels:
@@ -90,7 +114,7 @@ class LocalProcess:
 class _Signals:
     """Passes on to a job what is sent to us; what we were told to ignore (``nohup``) is left alone."""
 
-    def __init__(self, group: int, channels: Sequence[_Channel]) -> None:
+    def __init__(self, group: int, channels: Sequence[Channel]) -> None:
         self.forwarded: list[int] = []
         self._group = group
         self._channels = channels
@@ -175,20 +199,12 @@ def launch(
     Raises:
         OSError: when the program cannot be started.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    become_subreaper()
     variables = dict(env)
     read_end, write_end = os.pipe() if gated else (None, None)
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
-    outs = (None, None) if quiet else (sys.stderr if to_stderr else sys.stdout, sys.stderr)
-    one_at_a_time = threading.Lock()
-    channels = [
-        _Channel(
-            _descriptor(out), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time)
-        )
-        for name, out in zip(("stdout", "stderr"), outs, strict=True)
-    ]
+    channels = open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
     try:
         process = subprocess.Popen(
             command,
@@ -199,7 +215,7 @@ def launch(
             stderr=channels[1].child,
             pass_fds=[read_end] if read_end is not None else (),
             start_new_session=True,
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509  (no thread is running yet)
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread is running yet)
         )
     finally:
         for channel in channels:
@@ -209,6 +225,28 @@ def launch(
     for channel in channels:
         channel.start()
     return LocalProcess(process, write_end, channels)
+
+
+def become_subreaper() -> None:
+    """Have what a job leaves behind in other sessions as children of this process."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, however that does."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def open_channels(
+    folder: Path, listener: Listener | None, *, to_stderr: bool = False, quiet: bool = False
+) -> list[Channel]:
+    """Return the channels of a job's output and errors, not yet started; the child's sides are to be closed here."""
+    outs = (None, None) if quiet else (sys.stderr if to_stderr else sys.stdout, sys.stderr)
+    one_at_a_time = threading.Lock()
+    return [
+        Channel(_descriptor(out), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time))
+        for name, out in zip(("stdout", "stderr"), outs, strict=True)
+    ]
 
 
 def _descriptor(stream: TextIO | None) -> int:
@@ -246,7 +284,7 @@ class _Lines:
                 self._listener(lines)
 
 
-class _Channel:
+class Channel:
     """One output stream: from the child to the log and to ours."""
 
     def __init__(self, out: int, log: Path, lines: _Lines | None) -> None:
@@ -338,12 +376,12 @@ def _reap() -> None:
             pass
 
 
-def _end_children() -> None:
+def _end_children(spared: frozenset[int]) -> None:
     """End what was left behind in sessions of its own, first politely: as the subreaper we are its parent now."""
     number = int(signal.SIGTERM)
     for turn in range(4 * _POLITE_TURNS):
         _reap()
-        children = _children()
+        children = _children() - spared
         if not children:
             return
         if turn:
@@ -354,12 +392,12 @@ def _end_children() -> None:
         time.sleep(0.01)
 
 
-def _children() -> list[int]:
+def _children() -> set[int]:
     me = os.getpid()
-    found = []
+    found: set[int] = set()
     for task in Path(f"/proc/{me}/task").iterdir():
         with contextlib.suppress(OSError):
-            found += [int(pid) for pid in (task / "children").read_text(encoding="ascii").split()]
+            found |= {int(pid) for pid in (task / "children").read_text(encoding="ascii").split()}
     return found
 
 

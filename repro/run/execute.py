@@ -43,6 +43,7 @@ class Options:
 
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
     fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
+    ``launch`` is what starts it: `local.launch`, or one that has warm workers.
     ``elsewhere`` is an environment other than the current one.
     ``launch`` is what starts it: `local.launch`, or one that has warm workers.
     """
@@ -58,6 +59,7 @@ class Options:
     overrides: Mapping[str, str | None] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
     start: resume.Start | None = None
+    launch: Callable[..., local.LocalProcess] = local.launch
     elsewhere: Elsewhere | None = None
     launch: Callable[..., local.LocalProcess] = local.launch
 
@@ -138,7 +140,7 @@ class _Execution:
     def _launch(self) -> None:
         command = [*self.command, str(self.folder)] if self.asked.entry is not None else self.command
         try:
-            self.process = local.launch(
+            self.process = self.options.launch(
                 command,
                 cwd=self.asked.working_folder,
                 env=self.env,
@@ -209,13 +211,20 @@ class _Execution:
 
 
 def _state(end: local.End) -> State:
-    """Return CANCELLED for a run that was told to end, even where its handler then ended it with 0."""
+    """Return CANCELLED for a run that was told to end, even where its handler then ended it with 0.
+
+    LOST is one that was taken along by what it was forked from.
+    """
     if not _ENDING.isdisjoint(end.forwarded):
         return "CANCELLED"
+    if end.lost:
+        return "LOST"
     return "COMPLETED" if end.code == 0 else "FAILED"
 
 
 def _reason(end: local.End) -> str | None:
+    if end.lost:
+        return "the template that it was forked from ended"
     if end.signal is not None:
         return f"ended by {signal.Signals(end.signal).name}"
     return None if end.code == 0 else f"exit code {end.code}"

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from repro import __version__
 from repro.base import clock
 from repro.capture import code as code_capture
@@ -37,7 +39,10 @@ class Captured(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Code that was captured earlier: what a replay, or a study, runs instead of the project as it is now."""
+    """Code that was captured earlier: what a replay, or a study, runs instead of the project as it is now.
+
+    ``record`` is what was captured with it, where nothing is to be captured any more; ``stats`` are those of the code.
+    """
 
     tree: str
     sources: dict[str, str]
@@ -45,6 +50,8 @@ class Given(NamedTuple):
     replay_of: str | None
     project: dict[str, Any]
     study: str | None = None
+    record: Record | None = None
+    stats: Mapping[str, code_capture.Stat] | None = None
 
 
 def capture(
@@ -65,6 +72,8 @@ def capture(
     Raises:
         CaptureError, ConfigError: when something of the recipe cannot be captured.
     """
+    if given is not None and given.record is not None:
+        return _again(given.record, given, request, store, run_id, environment)
     cache = data_capture.StatCache(store.cache / "files.json")
     with ThreadPoolExecutor(2, thread_name_prefix="capture") as pool:
         installed = pool.submit(_installed, python, store)
@@ -138,6 +147,56 @@ def capture(
         replay_of=None if given is None else given.replay_of,
     )
     return Captured(record, code, sources, outputs, found)
+
+
+def _again(
+    record: Record, given: Given, request: Request, store: Store, run_id: str, environment: Mapping[str, str]
+) -> Captured:
+    """Return the record of one more run of what ``record`` captured: its own are seeds, parameters, place and data."""
+    recipe = recipe_of(record.recipe, request, environment)
+    if request.data:
+        cache = data_capture.StatCache(store.cache / "files.json")
+        data = data_capture.declared(request.data, request.working_folder, cache)
+        cache.save()
+        recipe = msgspec.structs.replace(recipe, data=data)
+    facts = record.circumstances
+    place = {"place": str(request.place), "folder": str(request.working_folder)}
+    launch = {
+        "seed_given": request.seed_given,
+        "study": given.study,
+        "variables": variables.others(environment, store.key),
+    }
+    again = msgspec.structs.replace(
+        record,
+        run_id=run_id,
+        created=clock.now(),
+        name=request.name,
+        recipe=recipe,
+        recipe_digest=recipe_digest(recipe),
+        circumstances=facts | {"project": facts["project"] | place, "launch": facts["launch"] | launch},
+        metrics=request.metrics,
+    )
+    code = code_capture.Code(given.tree, Layout([], {}, complete=True), dict(given.stats or {}), [], [])
+    return Captured(again, code, {}, {}, packages.Environment([], []))
+
+
+def recipe_of(recipe: Recipe, request: Request, environment: Mapping[str, str]) -> Recipe:
+    """Return the recipe of a request in a project and setting that were captured with another one of its kind."""
+    words, _ = words_of(request, environment)
+    return msgspec.structs.replace(
+        recipe,
+        seeds=request.seed_plan,
+        command=words,
+        params=request.params,
+        budget=request.budget,
+        horizon=request.budget,
+    )
+
+
+def given_stats(given: Given, request: Request, store: Store) -> dict[str, code_capture.Stat]:
+    """Return the stat of each file of captured code where it was materialised."""
+    code = code_capture.stats(request.place, store.code.paths(given.tree))
+    return code | _source_stats(_given_sources(given), _given_codes(given, request, store))
 
 
 def _again(

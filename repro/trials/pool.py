@@ -1,48 +1,39 @@
 """Runs of one captured project, so many at once, each outcome handed on when its run is over.
 
-The code is captured once: edits made while the runs go on touch nothing.
+The code is captured once: edits made while the runs go on touch nothing. Each worker has a supervisor of its own, a
+process that outlives its runs; one that is killed takes its own run along and no other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import shutil
+import signal
+import time
+from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
-
-import msgspec
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import FrameType, TracebackType
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from repro.base import clock
-from repro.capture.variables import OFFLINE
 from repro.errors import ReproError
-from repro.record.values import Outcome, Recipe, Record, study_of
-from repro.replay import restore
-from repro.run import execute, leftovers, resume, seal, setting
+from repro.record.values import Outcome, study_of
+from repro.run import leftovers, recover, seal, setting
 from repro.run.request import Request
 from repro.store.store import Store
+from repro.trials import slot
+from repro.trials.slot import Over, Template
+
+__all__ = ["Pool", "Ready", "Template", "capture", "run"]
+
+#: So often a run is made again that was lost together with its supervisor or template.
+_TRIES = 3
 
 _Name = TypeVar("_Name", bound=Hashable)
-
-
-class Template(NamedTuple):
-    """What all runs share: a record that was captured and never sealed, and the environment it was made in.
-
-    ``start`` is the checkpoint that all go on from, where they do.
-    """
-
-    store: Store
-    record: Record
-    env: dict[str, str]
-    study_id: str
-    start: resume.Start | None = None
-
-    def recipe(self, request: Request) -> Recipe:
-        """Return the recipe of one run."""
-        words, _ = seal.words_of(request, self.env)
-        return msgspec.structs.replace(self.record.recipe, seeds=request.seed_plan, command=words)
+_Line = Connection
 
 
 def capture(store: Store, request: Request) -> Template:
@@ -58,7 +49,9 @@ def capture(store: Store, request: Request) -> Template:
     return Template(store, captured.record, found.env, study_of(captured.record.recipe).removeprefix("sha256:")[:16])
 
 
-def run(template: Template, requests: Mapping[_Name, Request], workers: int) -> Iterator[tuple[_Name, Outcome]]:
+def run(
+    template: Template, requests: Mapping[_Name, Request], workers: int, *, cold: bool = False
+) -> Iterator[tuple[_Name, Outcome]]:
     """Make the runs, so many at once, and yield each name with its outcome when it is over.
 
     Raises:
@@ -66,44 +59,183 @@ def run(template: Template, requests: Mapping[_Name, Request], workers: int) -> 
     """
     if not requests:
         return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(requests)), mp_context=context) as pool:
-        jobs = {pool.submit(_one, template, request): name for name, request in requests.items()}
+    waiting = deque(requests.items())
+    first = waiting[0][1]
+    with Pool[_Name](template, first, min(workers, len(requests)), cold=cold) as pool:
+        while waiting or pool.busy:
+            while waiting and pool.free:
+                pool.begin(*waiting.popleft())
+            yield pool.next()
+
+
+class Ready(NamedTuple):
+    """How long a worker's start took, in seconds, and why it has no template where it has none."""
+
+    seconds: float
+    why_cold: str | None
+
+
+class _Supervisor(Generic[_Name]):
+    """A supervisor's process and the line to it; ``job`` is what it makes now."""
+
+    process: ForkProcess
+
+    def __init__(self, line: _Line) -> None:
+        self.line = line
+        self.begun = time.monotonic()
+        self.ready: Ready | None = None
+        self.job: tuple[_Name, Request] | None = None
+
+
+class Pool(Generic[_Name]):
+    """Workers for runs of one template: `begin` as many as are `free`, then take what is over by `next`.
+
+    ``like`` is a request of the kind that comes. Leaving the block waits for what runs, unless by KeyboardInterrupt:
+    that is passed on to the runs, which end as CANCELLED.
+    """
+
+    def __init__(self, template: Template, like: Request, workers: int, *, cold: bool = False) -> None:
+        self._template = template
+        self._like = like
+        self._cold = cold
+        self._lost: Counter[Hashable] = Counter()
+        self._supervisors: list[_Supervisor[_Name]] = []
+        self._stop_before = signal.getsignal(signal.SIGTSTP)
+        for _ in range(workers):
+            self._start()
+
+    def __enter__(self) -> Self:
+        if self._stop_before == signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            for job in as_completed(jobs):
-                run_id, fault, hint = job.result()
-                if fault is not None:
-                    raise ReproError(f"run {jobs[job]}: {fault}", hint=hint)
-                outcome = template.store.outcome(run_id)
-                assert outcome is not None  # noqa: S101  (it was sealed by the process that ran it)
-                yield jobs[job], outcome
+            self._end(interrupt=kind is not None and not issubclass(kind, Exception))
         finally:
-            pool.shutdown(cancel_futures=True)
+            for supervisor in self._supervisors:
+                supervisor.process.kill()
+                supervisor.process.join()
+            signal.signal(signal.SIGTSTP, self._stop_before)
 
+    @property
+    def busy(self) -> int:
+        """How many runs go on."""
+        return sum(supervisor.job is not None for supervisor in self._supervisors)
 
-def _one(template: Template, request: Request) -> tuple[str, str | None, str | None]:
-    """Make one run and return its id; or what went wrong before it began, and what helps."""
-    try:
-        return _execute(template, request).record.run_id, None, None
-    except ReproError as error:
-        return "", str(error), error.hint
+    @property
+    def free(self) -> int:
+        """How many more can be begun."""
+        return len(self._supervisors) - self.busy
 
+    def ready(self) -> list[Ready]:
+        """Wait until all workers are ready, and say how each is."""
+        while not all(supervisor.ready for supervisor in self._supervisors):
+            self._step()
+        return [supervisor.ready for supervisor in self._supervisors if supervisor.ready]
 
-def _execute(template: Template, request: Request) -> execute.Result:
-    store = template.store
-    recipe = template.recipe(request)
-    record = msgspec.structs.replace(template.record, recipe=recipe)
-    folder, lock = store.new_work()
-    try:
-        restored = restore.restore(store, record, None, folder)
-        placed = replace(request, place=restored.place, outside=restored.stand if request.cwd is None else None)
-        project = template.record.circumstances["project"]
-        given = seal.Given(recipe.code, recipe.sources, recipe.command, None, project, template.study_id)
-        environment = {**OFFLINE, **os.environ}
-        options = execute.Options(
-            quiet=True, given=given, live=restored.live, environment=environment, start=template.start
+    def begin(self, name: _Name, request: Request) -> None:
+        """Begin a run; one worker at least is free."""
+        idle = [supervisor for supervisor in self._supervisors if supervisor.job is None]
+        supervisor = next((item for item in idle if item.ready), idle[0])
+        supervisor.job = name, request
+        self._send(supervisor)
+
+    def next(self) -> tuple[_Name, Outcome]:
+        """Wait for the next run that is over. One that was lost with its supervisor or template is made again.
+
+        Raises:
+            ReproError: when a run could not be started, or was lost too often.
+        """
+        while True:
+            found = self._step()
+            if found is None:
+                continue
+            (name, request), over = found
+            if over.fault is not None:
+                raise ReproError(f"{name}: {over.fault}", hint=over.hint)
+            outcome = self._template.store.outcome(over.run_id)
+            assert outcome is not None  # noqa: S101  (it was sealed by the process that made it)
+            if outcome.state != "LOST":
+                return name, outcome
+            self._note_lost(name)
+            self.begin(name, request)
+
+    def _step(self) -> tuple[tuple[_Name, Request], Over] | None:
+        """Wait until a supervisor says something or ends; return the run that is over, if one is."""
+        lines = {supervisor.line: supervisor for supervisor in self._supervisors}
+        supervisor = next(lines[line] for line in wait(list(lines)))  # type: ignore[index]
+        try:
+            said = supervisor.line.recv()
+        except (EOFError, OSError):
+            self._replace(supervisor)
+            return None
+        if isinstance(said, Over):
+            job, supervisor.job = supervisor.job, None
+            return None if job is None else (job, said)
+        supervisor.ready = Ready(time.monotonic() - supervisor.begun, said)
+        return None
+
+    def _start(self) -> _Supervisor[_Name]:
+        ours, theirs = multiprocessing.Pipe()
+        supervisor: _Supervisor[_Name] = _Supervisor(ours)
+        self._supervisors.append(supervisor)
+
+        def close() -> None:
+            for other in self._supervisors:
+                other.line.close()
+
+        context = multiprocessing.get_context("fork")
+        options = {"cold": self._cold, "close": close}
+        supervisor.process = context.Process(
+            target=slot.serve, args=(theirs, self._template), kwargs=options, daemon=True
         )
-        return execute.execute(placed, store, options)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        supervisor.process.start()
+        theirs.close()
+        supervisor.line.send(self._like)
+        return supervisor
+
+    def _replace(self, supervisor: _Supervisor[_Name]) -> None:
+        """Start another supervisor for one that is gone, and have it make what that one was at."""
+        supervisor.process.join()
+        supervisor.line.close()
+        self._supervisors.remove(supervisor)
+        recover.recover(self._template.store)
+        self._note_lost("a worker" if supervisor.job is None else supervisor.job[0])
+        new = self._start()
+        if supervisor.job is not None:
+            new.job = supervisor.job
+            self._send(new)
+
+    def _note_lost(self, name: Hashable) -> None:
+        self._lost[name] += 1
+        if self._lost[name] == _TRIES:
+            hint = "something kills processes: out of memory? fewer --workers, or --cold"
+            raise ReproError(f"{name}: its supervisor or its template was killed {_TRIES} times", hint=hint)
+
+    def _send(self, supervisor: _Supervisor[_Name]) -> None:
+        assert supervisor.job is not None  # noqa: S101  (that is what is sent)
+        with contextlib.suppress(OSError):  # it was killed: `next` finds that out
+            supervisor.line.send(supervisor.job[1])
+
+    def _end(self, *, interrupt: bool) -> None:
+        """Let the supervisors end: those that make a run when it is over, or by a signal that is passed on to it."""
+        for supervisor in self._supervisors:
+            is_starting = supervisor.ready is None and supervisor.job is None
+            if (interrupt and supervisor.job is not None) or is_starting:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(supervisor.process.pid or 0, signal.SIGINT)
+            supervisor.line.close()
+        for supervisor in self._supervisors:
+            supervisor.process.join()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Stop with the runs (Ctrl-Z), and go on with them."""
+        for number in (signal.SIGTSTP, signal.SIGCONT):
+            for supervisor in self._supervisors:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(supervisor.process.pid or 0, number)
+            if number == signal.SIGTSTP:
+                os.kill(os.getpid(), signal.SIGSTOP)

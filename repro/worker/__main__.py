@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
@@ -13,16 +12,34 @@ from repro.worker.job import AVERAGE
 
 
 def main() -> int:
-    """Wait for the seal with torch already imported, call the entry, and return the exit code."""
-    folder = sys.argv[1]
+    """Import torch while the parent captures, and do the job; as a template, fork a worker for each job that comes."""
     del sys.path[0]  # the folder we stand in: no module of the user's may be imported before the seal
     os.environ.pop("REPRO_WORKER", None)  # children of this process start through the hook
-    import torch  # noqa: F401  (while the parent captures)
+    import torch  # noqa: F401
 
+    from repro.worker import hook  # noqa: F401
+
+    if sys.argv[1] == "--template":
+        from repro.worker import template
+
+        template.run(int(sys.argv[2]), _work, _own)
+    return _work()
+
+
+def _own() -> list[str]:
+    """Return the folders that hold user code of this process's job."""
+    from repro.worker import hook
+
+    job, _ = hook.here()
+    return [] if job is None else [job.root, *(copy for _, copy in job.live)]
+
+
+def _work() -> int:
+    """Wait for the seal, call the entry, and return the exit code."""
     from repro.worker import hook, session
 
     hook.wait_for_seal()
-    job = hook.start(folder)
+    job = hook.start(sys.argv[1])
     hook.step_aside()
     assert job.entry is not None  # noqa: S101  (the supervisor starts this module for nothing else)
     if job.entry == AVERAGE:

@@ -1,0 +1,238 @@
+"""Run a job in a worker that is forked from a template, which has torch loaded already (`repro.worker.template`).
+
+A template belongs to one process, ends with it, and serves one job at a time. What it cannot serve runs cold.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import importlib.machinery
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from repro.engines import local
+from repro.engines.local import Listener, LocalProcess
+
+_MOST = 1 << 16
+#: Of each job its own, and no business of what a template has read.
+_OF_A_JOB = ("REPRO_JOB",)
+_SUFFIXES = ("", *importlib.machinery.all_suffixes())
+
+
+class _NoTemplate(Exception):  # noqa: N818  (it is caught here: the job runs cold)
+    """A template cannot be had, or is gone."""
+
+
+class Engine:
+    """Starts jobs as `local.launch` does, those of experiments from a template where there can be one.
+
+    ``folders`` are where the user's modules are looked for, from a job's working folder: a template that has loaded
+    other modules of their names is of no use. ``modules`` are installed modules to load beside torch.
+    """
+
+    def __init__(self, modules: Sequence[str] = (), folders: Collection[str] = ()) -> None:
+        self._modules = list(modules)
+        self._folders = folders
+        self._template: _Template | None = None
+        self._why_cold: dict[frozenset[tuple[str, str]], str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def launch(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        folder: Path,
+        gated: bool,
+        to_stderr: bool = False,
+        silent: bool = False,
+        quiet: bool = False,
+        listener: Listener | None = None,
+    ) -> LocalProcess:
+        """Start a job; see `local.launch`. Raises OSError when it cannot be started."""
+        if gated and silent and "REPRO_WORKER" in env:
+            for _ in range(2):  # a template may have been killed since the last job
+                with contextlib.suppress(_NoTemplate):
+                    template = self._fitting(env, cwd)
+                    channels = local.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
+                    return template.launch(folder, cwd, channels)
+        return local.launch(
+            command,
+            cwd=cwd,
+            env=env,
+            folder=folder,
+            gated=gated,
+            to_stderr=to_stderr,
+            silent=silent,
+            quiet=quiet,
+            listener=listener,
+        )
+
+    def prepare(self, env: Mapping[str, str], cwd: Path) -> str | None:
+        """Have a template ready for jobs with these variables; return why there is none, or None."""
+        try:
+            self._fitting(env, cwd)
+        except _NoTemplate as error:
+            return str(error)
+        return None
+
+    def _fitting(self, env: Mapping[str, str], cwd: Path) -> _Template:
+        key = frozenset((name, value) for name, value in env.items() if name not in _OF_A_JOB)
+        if key in self._why_cold:
+            raise _NoTemplate(self._why_cold[key])
+        if self._template is None or self._template.key != key or not self._template.lives():
+            self.close()
+            try:
+                self._template = _Template(key, env, self._modules)
+                self._check(self._template, env, cwd)
+            except _NoTemplate as error:
+                self._why_cold[key] = str(error)
+                self.close()
+                raise
+        return self._template
+
+    def _check(self, template: _Template, env: Mapping[str, str], cwd: Path) -> None:
+        """Raise _NoTemplate where user code could have modules of names that the template has loaded."""
+        named = [os.path.join(cwd, entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
+        for folder in (*(os.path.join(cwd, entry) for entry in self._folders), *named):
+            for name, origin in template.added.items():
+                is_its_own = origin is not None and origin.startswith(folder + os.sep)
+                if not is_its_own and any(os.path.lexists(os.path.join(folder, name + end)) for end in _SUFFIXES):
+                    raise _NoTemplate(f"{folder} has a module {name!r}, which torch's have the name of as well")
+
+    def close(self) -> None:
+        """End the template."""
+        if self._template is not None:
+            self._template.close()
+            self._template = None
+
+
+class _Template:
+    """A running template; ``added`` has the modules that it has loaded beyond those of a cold worker."""
+
+    def __init__(self, key: frozenset[tuple[str, str]], env: Mapping[str, str], modules: Sequence[str]) -> None:
+        self.key = key
+        self._stand = os.path.realpath(tempfile.mkdtemp(prefix="repro-template-"))  # empty: nothing is imported from it
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the rest)
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        local.become_subreaper()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "repro.worker", "--template", str(theirs.fileno())],
+                cwd=self._stand,
+                env={**env, "REPRO_JOB": "-" * len(env["REPRO_JOB"])},
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                preexec_fn=local.die_with_parent,  # noqa: PLW1509  (no thread is running)
+            )
+        finally:
+            theirs.close()
+        try:
+            ready = self._ask({"modules": modules, "stand": self._stand})
+        except BaseException:
+            self.close()
+            raise
+        self.added: dict[str, str | None] = ready["added"]
+        if ready["threads"] != 1:
+            raise self._gone(f"it has {ready['threads']} threads")
+
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """Return the answer to a request. Raises _NoTemplate when there is none."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self._control.sendmsg([json.dumps(request).encode()], rights)
+        except OSError as error:
+            raise self._gone(str(error)) from error
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Return the next thing that the template says. Raises _NoTemplate when it is gone."""
+        try:
+            data = self._control.recv(_MOST)
+        except OSError:
+            data = b""
+        if not data:
+            raise self._gone("it ended")
+        return dict(json.loads(data))
+
+    def _gone(self, why: str) -> _NoTemplate:
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().splitlines()
+        self.close()
+        return _NoTemplate(f"the template could not be used: {said[-1] if said else why}")
+
+    def lives(self) -> bool:
+        """Say whether the template runs."""
+        return self._process.poll() is None
+
+    def launch(self, folder: Path, cwd: Path, channels: list[local.Channel]) -> LocalProcess:
+        """Fork a worker for the job of ``folder``. Raises _NoTemplate, OSError."""
+        read_end, write_end = os.pipe()
+        try:
+            request = {"folder": str(folder), "cwd": str(cwd)}
+            answer = self._ask(request, [*(channel.child for channel in channels), read_end])
+        except _NoTemplate:
+            os.close(write_end)
+            raise
+        finally:
+            os.close(read_end)
+            for channel in channels:
+                os.close(channel.child)
+        if "error" in answer:
+            os.close(write_end)
+            raise OSError(answer["error"], os.strerror(answer["error"]))
+        for channel in channels:
+            channel.start()
+        return LocalProcess(_Worker(answer["pid"], self), write_end, channels, spared=[self._process.pid])
+
+    def close(self) -> None:
+        """End the template, and a worker that it has with it."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self._said.close()
+        with contextlib.suppress(OSError):
+            os.rmdir(self._stand)
+
+
+class _Worker:
+    """A forked worker; when its template is gone the kernel has killed it as well."""
+
+    def __init__(self, pid: int, template: _Template) -> None:
+        self.pid = pid
+        self.lost = False
+        self._template = template
+
+    def wait(self) -> int:
+        """Return the exit code, or less than 0 for a signal."""
+        try:
+            return int(self._template.answer()["status"])
+        except _NoTemplate:
+            self.lost = True
+            return -signal.SIGKILL
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,151 @@
+"""One worker's supervisor: makes one run after the other, in one folder and, where it can, from one template."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from repro.capture.variables import OFFLINE
+from repro.engines import local, warm
+from repro.errors import ReproError
+from repro.record.values import Recipe, Record
+from repro.run import execute, resume, seal, setting
+from repro.run.request import Request
+from repro.store.store import Store
+from repro.trials.folder import Folder
+
+
+class Template(NamedTuple):
+    """What all runs share: a record that was captured and never sealed, and the environment it was made in.
+
+    ``start`` is the checkpoint that all go on from, where they do.
+    """
+
+    store: Store
+    record: Record
+    env: dict[str, str]
+    study_id: str
+    start: resume.Start | None = None
+
+    def recipe(self, request: Request) -> Recipe:
+        """Return the recipe of one run."""
+        return seal.recipe_of(self.record.recipe, request, self.env)
+
+
+class Over(NamedTuple):
+    """What a supervisor says of a run: its id, or what went wrong before it began and what helps."""
+
+    run_id: str
+    fault: str | None = None
+    hint: str | None = None
+
+
+class Slot:
+    """Makes runs of one template, one at a time."""
+
+    def __init__(self, template: Template, *, cold: bool) -> None:
+        self._template = template
+        self._environment = {**OFFLINE, **os.environ}
+        self._folder = Folder(template.store, template.record)
+        self._given: seal.Given | None = None
+        self._engine = None if cold else warm.Engine(folders=_folders(template.record.recipe))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            stack.callback(self._folder.close)
+            if self._engine is not None:
+                stack.callback(self._engine.close)
+
+    def prepare(self, request: Request) -> str | None:
+        """Have the folder, and the template where one can be used; return why none is."""
+        placed, _ = self._place(request)
+        if self._engine is None:
+            return "told to be cold"
+        if request.entry is None:
+            return "a command starts as it does by hand"
+        found = setting.settle(placed, self._environment, {})
+        name = self._template.store.run_folder(self._template.record.run_id)
+        return self._engine.prepare({**found.env, "REPRO_JOB": str(name)}, placed.working_folder)
+
+    def make(self, request: Request) -> execute.Result:
+        """Make one run. Raises what `execute.execute` does."""
+        placed, live = self._place(request)
+        assert self._given is not None  # noqa: S101  (it comes with the place)
+        return execute.execute(
+            placed,
+            self._template.store,
+            execute.Options(
+                quiet=True,
+                given=self._given,
+                live=live,
+                environment=self._environment,
+                start=self._template.start,
+                launch=local.launch if self._engine is None else self._engine.launch,
+            ),
+        )
+
+    def _place(self, request: Request) -> tuple[Request, tuple[tuple[str, str], ...]]:
+        """Return the request as it is made in this supervisor's folder, and where live code has its copy."""
+        restored, is_new = self._folder.fresh()
+        placed = replace(request, place=restored.place, outside=restored.stand if request.cwd is None else None)
+        if is_new:
+            record = self._template.record
+            recipe, project = record.recipe, record.circumstances["project"]
+            given = seal.Given(recipe.code, recipe.sources, None, None, project, self._template.study_id, record)
+            self._given = given._replace(stats=seal.given_stats(given, placed, self._template.store))
+        return placed, restored.live
+
+
+def _folders(recipe: Recipe) -> list[str]:
+    """Return where the user's modules are imported from first: the folder of the entry, from the working folder."""
+    if recipe.entry is None:
+        return []
+    folder = os.path.dirname(recipe.entry.rpartition(":")[0])
+    return [os.path.relpath(folder or ".", recipe.cwd or ".")]
+
+
+def serve(connection: Connection, template: Template, *, cold: bool, close: Callable[[], None]) -> None:
+    """Be the supervisor of one worker: make the runs that are asked for, and say of each when it is over.
+
+    The first request only says what will come; its answer tells why no template is used, or None. ``close`` closes
+    what is the controller's.
+    """
+    parent = os.getppid()
+    local.die_with_parent()
+    if os.getppid() != parent:
+        return
+    os.setpgid(0, 0)  # the controller passes on what a terminal sends
+    close()
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    try:
+        with Slot(template, cold=cold) as slot:
+            connection.send(_said(lambda: slot.prepare(connection.recv())))
+            while (request := connection.recv()) is not None:
+                connection.send(_over(slot, request))
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        return
+
+
+def _said(prepare: Callable[[], str | None]) -> str | None:
+    try:
+        return prepare()
+    except ReproError as error:  # the first run says so, with what helps
+        return str(error)
+
+
+def _over(slot: Slot, request: Request) -> Over:
+    try:
+        return Over(slot.make(request).record.run_id)
+    except ReproError as error:
+        return Over("", str(error), error.hint)
