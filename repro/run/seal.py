@@ -20,9 +20,9 @@ from repro.capture import git, hardware, lock, packages, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.environments import wheels
+from repro.environments.elsewhere import Elsewhere
 from repro.errors import UsageError
 from repro.record.values import Gap, Recipe, Record, recipe_digest
-from repro.environments.elsewhere import Elsewhere
 from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
 from repro.store.store import Store
@@ -52,14 +52,12 @@ class Given(NamedTuple):
     study: str | None = None
     record: Record | None = None
     stats: Mapping[str, code_capture.Stat] | None = None
+    elsewhere: Elsewhere | None = None
 
 
 def capture(
     request: Request,
     store: Store,
-    record: Record | None = None
-    stats: Mapping[str, code_capture.Stat] | None = None
-    elsewhere: Elsewhere | None = None
     run_id: str,
     python: Interpreter | None,
     settings: Settings,
@@ -76,7 +74,7 @@ def capture(
         return _again(given.record, given, request, store, run_id, environment)
     cache = data_capture.StatCache(store.cache / "files.json")
     with ThreadPoolExecutor(2, thread_name_prefix="capture") as pool:
-        installed = pool.submit(_installed, python, store)
+        installed = pool.submit(_installed, python, store, given)
         circumstances = pool.submit(providers.collect, _providers(request, installed.result))
         code = _code(request, store, outputs, given)
         data = data_capture.declared(request.data, request.working_folder, cache)
@@ -147,56 +145,6 @@ def capture(
         replay_of=None if given is None else given.replay_of,
     )
     return Captured(record, code, sources, outputs, found)
-
-
-def _again(
-    record: Record, given: Given, request: Request, store: Store, run_id: str, environment: Mapping[str, str]
-) -> Captured:
-    """Return the record of one more run of what ``record`` captured: its own are seeds, parameters, place and data."""
-    recipe = recipe_of(record.recipe, request, environment)
-    if request.data:
-        cache = data_capture.StatCache(store.cache / "files.json")
-        data = data_capture.declared(request.data, request.working_folder, cache)
-        cache.save()
-        recipe = msgspec.structs.replace(recipe, data=data)
-    facts = record.circumstances
-    place = {"place": str(request.place), "folder": str(request.working_folder)}
-    launch = {
-        "seed_given": request.seed_given,
-        "study": given.study,
-        "variables": variables.others(environment, store.key),
-    }
-    again = msgspec.structs.replace(
-        record,
-        run_id=run_id,
-        created=clock.now(),
-        name=request.name,
-        recipe=recipe,
-        recipe_digest=recipe_digest(recipe),
-        circumstances=facts | {"project": facts["project"] | place, "launch": facts["launch"] | launch},
-        metrics=request.metrics,
-    )
-    code = code_capture.Code(given.tree, Layout([], {}, complete=True), dict(given.stats or {}), [], [])
-    return Captured(again, code, {}, {}, packages.Environment([], []))
-
-
-def recipe_of(recipe: Recipe, request: Request, environment: Mapping[str, str]) -> Recipe:
-    """Return the recipe of a request in a project and setting that were captured with another one of its kind."""
-    words, _ = words_of(request, environment)
-    return msgspec.structs.replace(
-        recipe,
-        seeds=request.seed_plan,
-        command=words,
-        params=request.params,
-        budget=request.budget,
-        horizon=request.budget,
-    )
-
-
-def given_stats(given: Given, request: Request, store: Store) -> dict[str, code_capture.Stat]:
-    """Return the stat of each file of captured code where it was materialised."""
-    code = code_capture.stats(request.place, store.code.paths(given.tree))
-    return code | _source_stats(_given_sources(given), _given_codes(given, request, store))
 
 
 def _again(
