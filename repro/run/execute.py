@@ -43,7 +43,6 @@ class Options:
 
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
     fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
-    ``launch`` is what starts it: `local.launch`, or one that has warm workers.
     ``elsewhere`` is an environment other than the current one.
     ``launch`` is what starts it: `local.launch`, or one that has warm workers.
     """
@@ -59,7 +58,6 @@ class Options:
     overrides: Mapping[str, str | None] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
     start: resume.Start | None = None
-    launch: Callable[..., local.LocalProcess] = local.launch
     elsewhere: Elsewhere | None = None
     launch: Callable[..., local.LocalProcess] = local.launch
 
