@@ -31,7 +31,7 @@ SOUPS = ("soup", "greedy-soup")
 WITHIN = ("ema", "swa", "last")
 METHODS = (*ENSEMBLES, *SOUPS, *WITHIN)
 #: The barrier, in nats of validation NLL, up to which weights of members without a common checkpoint are averaged.
-MAX_BARRIER = 0.1
+MAX_BARRIER = 0.01
 _WHO = ("averaged", "best_single", "mean_single")
 _BETTER: Mapping[str, Any] = {"accuracy": "maximize", "rmse": "minimize", "nll": "minimize", "ece": "minimize"}
 

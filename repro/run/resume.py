@@ -163,11 +163,17 @@ def _names(point: Mapping[str, Any]) -> list[str]:
 
 
 def _check_processes(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UsageError where a process has trained or logged that made no checkpoint: it cannot be continued."""
+    """Raise UsageError where a process has trained or logged that made no checkpoint: it cannot be continued.
+
+    One that made a checkpoint may have logged its first metric only after it.
+    """
     known = {name for point in points.values() for name in _names(point)}
+    processes = {(place, _process(str(point["trail"]))) for place, point in points.items() if not point["metrics"]}
     trained = [path for path in sorted((folder / "trail").glob("*.rows")) if trails.has_frames(path)]
     for path in [*trained, *sorted((folder / "metrics").glob("*.jsonl"))]:
-        if f"{path.parent.name}/{path.name}" not in known:
+        place = "-".join(path.stem.split("-")[:2])
+        is_later = path.suffix == ".jsonl" and (place, _process(path.stem)) in processes
+        if f"{path.parent.name}/{path.name}" not in known and not is_later:
             rank, child, *_ = path.name.split("-")
             who = f"rank {int(rank)}" + ("" if child == "0000" else f", child {child}")
             what = "has trained" if path.suffix == ".rows" else "has logged metrics"
@@ -175,6 +181,11 @@ def _check_processes(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> N
                 f"{who} of {folder.name} {what} and made no checkpoint then",
                 hint="every process that trains calls run.checkpoint() at the end of each epoch",
             )
+
+
+def _process(name: str) -> str:
+    """Return the number of the process in the name of its file."""
+    return name.rpartition("-")[2]
 
 
 def request_of(record: Record) -> Request:
