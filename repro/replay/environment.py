@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repro.environments import cache, overlay, recorded
 from repro.environments.elsewhere import Elsewhere
+from repro.errors import EnvironmentMismatchError
 from repro.record.values import Record
 from repro.replay.plan import Plan
 from repro.run import setting
@@ -51,3 +52,14 @@ def prepared(
         yield Elsewhere({"kind": "overlay", "packages": sorted(plan.packages), **facts}, str(place))
     finally:
         built.release()
+
+
+def obstacle(store: Store, record: Record, say: Say) -> str | None:
+    """Build the recorded environment, or say why it cannot be had."""
+    try:
+        source = recorded.source(store, record, say)
+        python = recorded.find_python(recorded.original(store, record), allow_other=False)
+        cache.get(store, source, python, say).release()
+    except EnvironmentMismatchError as error:
+        return str(error)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,12 +13,13 @@ import msgspec
 from repro.errors import UsageError
 from repro.record.differences import Difference
 from repro.record.values import Outcome, Record
-from repro.replay import compare, restore
-from repro.replay.plan import Plan, PutBack, Step, Unset, as_recorded, steps
+from repro.replay import compare, environment, restore
+from repro.replay.plan import Plan, PutBack, Repackage, Step, Unset, as_recorded, rebuild, steps
 from repro.replay.replay import Asked, Replayed, replay
 from repro.store.store import Store
 
 T = TypeVar("T")
+_PACKAGES = "packages."
 #: A try is made so often where replays do not agree with one another: one may be identical by luck.
 _TRIES = 3
 
@@ -95,6 +97,8 @@ class _Search:
         self.known: dict[frozenset[str], bool] = {}
         #: Inputs whose old bytes did not reach the script: it reads them past the replay's folder.
         self.out_of_reach: set[str] = set()
+        #: Why the recorded packages cannot be had.
+        self.unavailable: str | None = None
 
     def run(self) -> Why:
         """Replay unchanged once more, search, and prove what was found."""
@@ -127,9 +131,11 @@ class _Search:
         if self.out_of_reach:
             names = ", ".join(sorted(path.removeprefix("inputs.") for path in self.out_of_reach))
             return f"{names}: read past the replay's folder, by an absolute path or a link, where nothing is put back"
+        packages = f"; the recorded packages cannot be had: {self.unavailable}" if self.unavailable else ""
         if not self._steps():
-            return "nothing that differs can be undone here"
-        return f"none of the {len(self._steps())} differences that can be undone restores identity, nor all together"
+            return f"nothing that differs can be undone here{packages}"
+        count = len(self._steps())
+        return f"none of the {count} differences that can be undone restores identity, nor all together{packages}"
 
     def _replay(self, plan: Plan, *, whole: bool = False) -> Replayed:
         """Replay by a plan; it ends at the first step that is not as recorded, unless the ``whole`` is asked for."""
@@ -186,6 +192,7 @@ class _Search:
             *steps(then, self.now, seen),
             *self._files(then),
             *self._data(),
+            *self._packages,
             *self._variables(),
         ]
 
@@ -210,6 +217,25 @@ class _Search:
     def _has(self, item: Difference) -> bool:
         is_kept = isinstance(item.before, str) and self.store.objects.path(item.before).exists()
         return is_kept and item.path not in self.out_of_reach
+
+    @cached_property
+    def _packages(self) -> list[Step]:
+        """Return the packages that differ, where the recorded ones can be had: each is laid over the current ones.
+
+        A package that was not there, or another Python, is undone in the recorded environment as a whole.
+        """
+        found = [item for item in self.first.differences if item.kind == "package" and item.path.startswith(_PACKAGES)]
+        if not found or self.now.environment != "current":
+            return []
+        self.unavailable = environment.obstacle(self.store, self.record, self.asked.say)
+        if self.unavailable is not None:
+            return []
+        laid = [Step(item, Repackage(item.path.removeprefix("packages."))) for item in found if item.before]
+        added = [item.path.removeprefix("packages.") for item in found if not item.before]
+        if not added:
+            return laid
+        whole = Difference(kind="package", path="packages", before=None, after=", ".join(added), prior="probable")
+        return [*laid, Step(whole, rebuild)]
 
     def _variables(self) -> list[Step]:
         """Return the variables of the user's own that are set now and were not: of others no value is known."""
