@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": "Check that no sealed file was changed.",
     "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
+    "gc": "Give back the room that environments take.",
 }
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
