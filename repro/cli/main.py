@@ -25,6 +25,8 @@ COMMANDS = {
     "replay": "Earn a run again: same bits? If not, where it came apart.",
     "diagnose": "Say why two runs of the same thing differ: operator, seed, draw, order.",
     "seeds": "Run under several seeds: how much of the number is luck.",
+    "tune": "Search: every trial a record, every decision logged.",
+    "study": "Look at a study of tune; verify its decisions.",
     "average": "Make one model of several runs: ensembles, soups, EMA, SWA.",
     "ls": "List the runs.",
     "show": "Show a run: record, what it observed, outcome.",
@@ -32,9 +34,9 @@ COMMANDS = {
     "diff": "Show how two runs differ.",
     "lock": "Pin the environment, with hashes.",
     "verify": "Check that no sealed file was changed.",
+    "gc": "Give back the room that environments take.",
     "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
-    "gc": "Give back the room that environments take.",
 }
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 

@@ -209,6 +209,17 @@ class Store:
             finally:
                 mark.unlink(missing_ok=True)
 
+    def seal_file(self, path: Path, kind: str, data: bytes) -> str:
+        """Seal a file of the store that belongs to no run; return its digest."""
+        return self._seal(path, kind, "", data)
+
+    def enter(self, path: Path, kind: str) -> None:
+        """Enter in the journal a file of no run that a crash kept out of it."""
+        place = path.relative_to(self.folder).as_posix()
+        with locks.exclusive(self._journal_lock):
+            entry = {"kind": kind, "run": "", "path": place, "digest": digest.of_file(path), "time": clock.now()}
+            journal.append(self.journal, entry | {"recovered": True})
+
     def _seal(self, path: Path, kind: str, run_id: str, data: bytes) -> str:
         found = digest.of_bytes(data)
         place = path.relative_to(self.folder).as_posix()

@@ -1,0 +1,124 @@
+"""``repro tune``: search; every decision is logged, and a function of the study alone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from repro.capture import root
+from repro.cli import common
+from repro.errors import UsageError
+from repro.store.store import Store
+from repro.tune import method, report, simulation, specification, tabled
+from repro.tune.search import plain
+from repro.tune.specification import Study
+
+
+@click.command("tune")
+@click.argument("file", metavar="STUDY.yaml")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="So many trials at once; decisions stay the same.")
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="Go on to so many trials, whatever the file says.")
+@click.option("--budget", type=float, metavar="B", help="Go on to so much budget, whatever the file says.")
+@click.option("--repeats", type=click.IntRange(2), metavar="N", help="Of a table: so many studies; nothing is kept.")
+@click.option("--new", is_flag=True, help="Begin a new study where the file has changed since its last one began.")
+@click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
+@common.json_option
+def command(
+    file: str,
+    workers: int | None,
+    trials: int | None,
+    budget: float | None,
+    repeats: int | None,
+    *,
+    new: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Search the space of STUDY.yaml, or over its table of finished trainings.
+
+    The same command goes on after a kill; where all is there, nothing is trained.
+    """
+    study = _limited(specification.load(Path(file)), trials, budget)
+    if study.table is None:
+        raise UsageError(f"{file}: studies of experiments are not there yet", hint="table: FILE.npz")
+    if dry_run:
+        return _dry_run(study, as_json)
+    if repeats is not None:
+        return _repeats(study, repeats, as_json)
+    project = root.find(study.path.parent)
+    store = Store.create(common.store_folder(project))
+    found, said = tabled.run(store, project, study, workers or 1, new=new)
+    for words in said:
+        common.say(f"repro: {words}", dim=True)
+    if not found["run_now"]:
+        common.say("repro: all of it was there already: nothing was run", dim=True)
+    _print(found, report.lines(found), as_json)
+    return 0
+
+
+def _limited(study: Study, trials: int | None, budget: float | None) -> Study:
+    """Return the study under the limits of the command line, where it has any: those of the file then count no more."""
+    if trials is None and budget is None:
+        return study
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError(f"--budget {budget}: an amount above 0 is expected")
+    return study._replace(trials=trials, budget=None if budget is None else Fraction(repr(budget)))
+
+
+def _dry_run(study: Study, as_json: bool) -> int:
+    data = tabled.read_table(study)
+    whole = simulation.ladder_of(study, data)
+    shapes = method.planned(study, whole, len(data.configurations))
+    unit = whole.axis.name
+    found: dict[str, Any] = {
+        "path": str(study.path),
+        "method": study.method.name,
+        "budget_unit": unit,
+        "brackets": [
+            {
+                "round": shape.round,
+                "bracket": shape.bracket,
+                "rungs": [
+                    {"trials": size, "budget": plain(budget)}
+                    for size, budget in zip(shape.sizes, shape.budgets, strict=True)
+                ],
+                "budget": plain(shape.cost),
+                "budget_retrained": plain(shape.retrained),
+            }
+            for shape in shapes
+        ],
+        "trials": sum(shape.sizes[0] for shape in shapes),
+        "budget": plain(sum((shape.cost for shape in shapes), Fraction(0))),
+        "budget_retrained": plain(sum((shape.retrained for shape in shapes), Fraction(0))),
+    }
+    lines = [f"{study.path.name}: {study.method.name}", *report.plan(shapes, unit)]
+    _print(found, lines, as_json)
+    return 0
+
+
+def _repeats(study: Study, repeats: int, as_json: bool) -> int:
+    data = tabled.read_table(study)
+    summary = simulation.repeat(study, data, repeats)
+    found = {
+        "table": str(study.table),
+        "source": data.source,
+        "method": study.method.name,
+        "seed": study.seed,
+        "repeats": repeats,
+        "budget_unit": data.budget_name,
+        "verdict": report.verdict(summary),
+        "summary": summary,
+    }
+    _print(found, report.repeated(found), as_json)
+    return 0
+
+
+def _print(found: Any, lines: Any, as_json: bool) -> None:
+    if as_json:
+        common.emit(found)
+        return
+    for line in lines:
+        click.echo(line)

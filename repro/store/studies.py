@@ -1,0 +1,135 @@
+"""Studies of the tuner on the disk: a sealed specification, the decision log, and what the study had come to.
+
+``studies/ID/specification.json`` is sealed before anything is tried; ``decisions.jsonl`` only grows; each time the
+study reaches its limits with more decisions than before, ``ends/NNNN.json`` is sealed with the log's digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.base import canonical, digest, files, journal, locks
+from repro.errors import StoreDamagedError, UsageError
+from repro.store.store import Store
+
+_SHOWN = 5
+
+
+class StudyFolder:
+    """One study of a store."""
+
+    def __init__(self, store: Store, study_id: str) -> None:
+        self.study_id = study_id
+        self.folder = store.folder / "studies" / study_id
+        self._store = store
+        self._log = self.folder / "decisions.jsonl"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the study: no other process goes on with it meanwhile.
+
+        Raises:
+            UsageError: when another process has it.
+        """
+        with files.disk_errors("make", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        lock = self.folder / "lock"
+        if locks.is_held(lock):
+            raise UsageError(f"study {self.study_id} is being run by another process", hint="wait for it, or end it")
+        with locks.exclusive(lock):
+            yield
+
+    def begin(self, specification: dict[str, Any]) -> None:
+        """Seal the specification, unless it is there."""
+        self._seal(self.folder / "specification.json", "study", specification)
+
+    def specification(self) -> dict[str, Any]:
+        """Return the sealed specification."""
+        return self._read(self.folder / "specification.json")
+
+    def ends(self) -> list[dict[str, Any]]:
+        """Return what the study had come to each time that it reached its limits, oldest first."""
+        return [self._read(path) for path in sorted((self.folder / "ends").glob("*.json"))]
+
+    def end(self, value: dict[str, Any]) -> None:
+        """Seal what the study has come to."""
+        folder = self.folder / "ends"
+        with files.disk_errors("make", folder):
+            folder.mkdir(exist_ok=True)
+        number = len(list(folder.glob("*.json")))
+        self._seal(folder / f"{number:04}.json", "study-end", value)
+
+    def decisions(self) -> list[bytes]:
+        """Return the lines of the decision log; a last one that was torn by a crash does not count."""
+        try:
+            data = self._log.read_bytes()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        return whole.splitlines(keepends=True)
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Add lines to the decision log."""
+        if not lines:
+            return
+        with files.disk_errors("append to", self._log), self._log.open("ab") as handle:
+            handle.truncate(sum(map(len, self.decisions())))
+            handle.write(b"".join(lines))
+
+    def _seal(self, path: Path, kind: str, value: dict[str, Any]) -> None:
+        data = canonical.dumps(value) + b"\n"
+        if not path.exists():
+            self._store.seal_file(path, kind, data)
+        elif not self._known(path):  # a crash came between the two
+            self._store.enter(path, kind)
+
+    def _known(self, path: Path) -> bool:
+        place = path.relative_to(self._store.folder).as_posix()
+        return any(json.loads(line).get("path") == place for _, line in journal.read(self._store.journal))
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = canonical.loads(self._store.read(path))
+        except ValueError as error:
+            raise StoreDamagedError(f"{path} cannot be read: {error}", hint="repro verify") from error
+        return found
+
+
+def all_of(store: Store) -> list[StudyFolder]:
+    """Return the studies of a store whose specification is sealed, the first one begun first."""
+    found = [StudyFolder(store, path.parent.name) for path in (store.folder / "studies").glob("*/specification.json")]
+    return sorted(found, key=lambda study: (study.specification()["created"], study.study_id))
+
+
+def find(store: Store, name: str) -> StudyFolder:
+    """Return the study that ``name`` means: its id or a prefix, ``last``, or the path of its file (the latest).
+
+    Raises:
+        UsageError: when there is none, or more than one.
+    """
+    studies = all_of(store)
+    if name == "last" and studies:
+        return studies[-1]
+    by_id = [study for study in studies if name and study.study_id.startswith(name)]
+    place = Path(name).resolve()
+    by_path = [study for study in studies if Path(study.specification()["file"]) == place]
+    if len(by_id) == 1:
+        return by_id[0]
+    if not by_id and by_path:
+        return by_path[-1]
+    if by_id:
+        shown = ", ".join(study.study_id for study in by_id[:_SHOWN])
+        raise UsageError(f"{name!r} fits {len(by_id)} studies: {shown}", hint="give more of the id")
+    known = ", ".join(study.study_id for study in studies[-_SHOWN:])
+    raise UsageError(
+        f"no study {name!r}", hint=f"studies here: {known}" if known else "repro tune study.yaml makes one"
+    )
+
+
+def new_id(identity: dict[str, Any]) -> str:
+    """Return the id of a study: the beginning of the digest of what it is."""
+    return digest.of_value("study/1", identity).partition(":")[2][:16]

@@ -1,0 +1,169 @@
+"""What a study says, as lines for people: no ids of runs where none are needed, no durations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from repro.tune.brackets import Shape
+from repro.tune.search import Amount, plain
+
+_NAMES = {
+    "random_full": "random in full, at equal cost",
+    "first_then_top": "one first evaluation each, then the top in full",
+    "random_full_at_classical_cost": "random in full, at the cost of the classical rungs",
+    "first_then_top_at_classical_cost": "one first evaluation each, then the top in full, at that cost",
+}
+#: Controls that are random search: what a verdict on the search is about.
+RANDOM = ("random_full", "random_full_at_classical_cost")
+
+
+def number(value: float | None) -> str:
+    """Return a value for people."""
+    return "diverged" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def amount(value: Amount) -> str:
+    """Return an amount of budget for people."""
+    return number(plain(value))
+
+
+def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
+    """Yield the brackets of a study before it begins, equal ones once, and what they cost."""
+    count: dict[str, int] = {}
+    for shape in shapes:
+        rungs = " > ".join(
+            f"{size} at {amount(budget)}" for size, budget in zip(shape.sizes, shape.budgets, strict=True)
+        )
+        count[rungs] = count.get(rungs, 0) + 1
+    if shapes and shapes[0].sizes == (1,):
+        yield f"  {len(shapes)} trials in full, at {amount(shapes[0].budgets[-1])} {unit} each"
+    else:
+        for rungs, times in count.items():
+            yield f"  {times} x {rungs} {unit}"
+    trials = sum(shape.sizes[0] for shape in shapes)
+    cost, anew = (sum((getattr(shape, name) for shape in shapes), Amount(0)) for name in ("cost", "retrained"))
+    yield f"  {trials} trials, {amount(cost)} {unit} where promoted trials go on ({amount(anew)} if each began anew)"
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the report of a study."""
+    unit, objective = found["budget_unit"], found["objective"]
+    states = [trial["state"] for trial in found["trials"]]
+    ends = ", ".join(
+        f"{states.count(state)} {state}" for state in ("finished", "stopped", "diverged") if state in states
+    )
+    yield f"study {found['study_id']} ({found['path']}): {found['method']}, {objective['metric']}: {objective['mode']}"
+    yield f"  {len(states)} trials: {ends}"
+    yield (
+        f"  budget {number(found['budget_spent'])} {unit}, promoted trials going on"
+        f" ({number(found['budget_retrained'])} if each began anew)"
+    )
+    yield f"  {found['decisions']:,} decisions, {found['decisions_digest']}"
+    yield from _best(found)
+    yield from _finalists(found)
+    if found["controls"] is not None:
+        yield from controls(found["controls"], unit)
+
+
+def _best(found: Mapping[str, Any]) -> Iterator[str]:
+    best, unit = found["best"], found["budget_unit"]
+    if best is None:
+        yield "best: none: no trial came to the full budget without diverging"
+        return
+    metric = found["objective"]["metric"]
+    run = "" if best["run_id"] is None else f", run {best['run_id']}"
+    value = number(best["metrics"][metric])
+    yield f"best: trial {best['trial']}, {metric} {value} at {number(best['budget'])} {unit}{run}"
+    yield f"  {params(best)}"
+
+
+def params(trial: Mapping[str, Any]) -> str:
+    """Return a configuration in words."""
+    named = [trial["name"]] if trial.get("name") else []
+    return ", ".join([*named, *(f"{name} {_value(value)}" for name, value in trial["params"].items())])
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _finalists(found: Mapping[str, Any]) -> Iterator[str]:
+    if not found["finalists"]:
+        return
+    yield "finalists, on fresh seeds:"
+    for item in found["finalists"]:
+        low_high = item["interval"]
+        within = "" if low_high is None else f", 95% interval [{low_high[0]:.6g}, {low_high[1]:.6g}]"
+        tie = ", a tie with the first" if item["tie"] and item is not found["finalists"][0] else ""
+        mean = "diverged" if item["mean"] is None else f"mean {number(item['mean'])}"
+        yield f"  trial {item['trial']}: {mean}, {len(item['values'])} seeds{within}{tie}"
+
+
+def controls(found: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """Yield what one study says of its controls. One study is one draw: no interval, and it is said."""
+    search = found["search"]
+    yield "controls (this one study; --repeats 200 gives intervals):"
+    yield f"  the search: {_found(search, unit)}"
+    for name, words in _NAMES.items():
+        if name in found:
+            item = found[name]
+            less = item["regret"] - search["regret"]
+            what = "the search lost" if less < 0 else "the search won" if less > 0 else "no difference"
+            yield f"  {item['runs']} {words}: {_found(item, unit)}: {what}"
+    yield from _correlations(found["rank_correlation"], unit, "")
+
+
+def _found(item: Mapping[str, Any], unit: str) -> str:
+    return f"best {number(item['best'])}, regret {item['regret']:.3f}, cost {number(item['cost'])} {unit}"
+
+
+def _correlations(found: Sequence[Mapping[str, Any]], unit: str, more: str) -> Iterator[str]:
+    for item in found:
+        every, half = (_rho(item[part]) for part in ("all", "better_half"))
+        yield f"  {number(item['budget'])} {unit} rank like the whole{more}: {every}; among the better half {half}"
+
+
+def _rho(found: Mapping[str, Any]) -> str:
+    if found["rho"] is None:
+        return "unknown (all equal)"
+    if found["interval"] is None:
+        return f"{found['rho']:.2f} (too few for an interval)"
+    low, high = found["interval"]
+    return f"{found['rho']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Return ``lost`` where the search lost against random search, ``won`` where it won each time, or ``undecided``."""
+    ends = [found[name]["verdict"] for name in RANDOM if name in found]
+    return "lost" if "lost" in ends else "won" if set(ends) == {"won"} else "undecided"
+
+
+def repeated(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the summary over many repeats."""
+    unit, summary = found["budget_unit"], found["summary"]
+    yield f"{found['method']} over {found['table']}, {found['repeats']} repeats (seeds {found['seed']} on)"
+    yield f"  the search: {_figures(summary['search'], unit)}"
+    for name, words in _NAMES.items():
+        if name in summary:
+            item = summary[name]
+            low, high = item["interval"]
+            yield f"  {item['runs']} {words}: {_figures(item, unit)}"
+            less = f"its regret less this one's {item['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            yield f"    the search {_ENDS[item['verdict']]}: {less}"
+    yield from _correlations(summary["rank_correlation"], unit, ", mean")
+    lost = [words for name, words in _NAMES.items() if name in summary and summary[name]["verdict"] == "lost"]
+    yield f"  against random search: {found['verdict']}"
+    if lost:
+        yield f"  the search lost against: {'; '.join(lost)}"
+
+
+_ENDS = {"won": "won", "lost": "lost", "undecided": "neither won nor lost"}
+
+
+def _figures(item: Mapping[str, Any], unit: str) -> str:
+    (low, high), (least, most) = item["regret_interval"], item["found_best_interval"]
+    return (
+        f"regret {item['regret']:.3f} [{low:.3f}, {high:.3f}], the best found in {item['found_best']:.1%}"
+        f" [{least:.1%}, {most:.1%}], cost {number(item['cost'])} {unit}"
+    )

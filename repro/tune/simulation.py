@@ -1,0 +1,219 @@
+"""A study over a trial table: the same state machine as a real one, on a virtual clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from repro.engines.simulated import Simulated
+from repro.errors import ConfigError
+from repro.stats import t_interval
+from repro.tune import controls, draws, method
+from repro.tune.brackets import climb, ladder
+from repro.tune.draws import Draws
+from repro.tune.drive import drive
+from repro.tune.method import Ladder
+from repro.tune.scheduler import Scheduler
+from repro.tune.search import Amount, Job, Score, plain
+from repro.tune.specification import LADDERS, Axis, Study
+from repro.tune.table import Table
+
+
+class Simulation(NamedTuple):
+    """A study over a table that is over."""
+
+    scheduler: Scheduler
+    clock: float
+    jobs: int
+
+
+def ladder_of(study: Study, table: Table) -> Ladder:
+    """Return the fidelity of a study over a table: the table's, or the part of it that the file names.
+
+    Raises:
+        ConfigError: for another axis or objective than the table's.
+    """
+    if study.objective not in (None, (table.metric_name, table.mode)):
+        raise ConfigError(
+            f"{study.path}: objective: the table has {table.metric_name}: {table.mode}",
+            hint="leave it out: it comes with the table",
+        )
+    if not study.fidelity:
+        return Ladder(Axis(table.budget_name, table.low, table.high), bound=False)
+    axis = study.fidelity[0]
+    if axis.name != table.budget_name or axis.high != table.high:
+        raise ConfigError(
+            f"{study.path}: fidelity: the table has {table.budget_name} up to {plain(table.high)}",
+            hint=f"fidelity: {{{table.budget_name}: [{plain(table.low)}, {plain(table.high)}]}}, or leave it out",
+        )
+    return Ladder(axis, bound=True)
+
+
+def _columns(study: Study, table: Table) -> list[int]:
+    """Return which seeds of the table the trials have."""
+    count, first = table.metric.shape[2], table.first(study.seed)
+    wanted = study.per_trial + study.finalists
+    if wanted > count:
+        raise ConfigError(
+            f"{study.path}: seeds: {study.per_trial} for a trial and {study.finalists} fresh ones for the finalists"
+            f" are {wanted}, and the table has {count}",
+            hint="seeds: {per_trial: 1, finalists: 0}",
+        )
+    return [(first + at) % count for at in range(study.per_trial)]
+
+
+def fresh(study: Study, table: Table, row: int) -> list[float]:
+    """Return a configuration's values at the full budget on the fresh seeds of the finalists."""
+    count, first = table.metric.shape[2], table.first(study.seed)
+    columns = [(first + study.per_trial + at) % count for at in range(study.finalists)]
+    return [float(value) for value in table.metric[row, -1, columns]]
+
+
+def simulate(
+    study: Study, table: Table, workers: int = 1, delay: Callable[[Job], float] = lambda _job: 0.0
+) -> Simulation:
+    """Run a study over a table; ``delay`` is what a job takes beyond its budget on the virtual clock.
+
+    Raises:
+        ConfigError: when the study asks for what the table has not.
+    """
+    columns = _columns(study, table)
+    whole = ladder_of(study, table)
+    method.planned(study, whole, len(table.configurations))
+    in_order = study.method.name == "grid" or study.method.options.get("draw") == "grid"
+    source = Draws(draws.rows(table.configurations, None if in_order else study.seed), again=True)
+    scheduler = method.scheduler(study, whole, source, table.mode)
+
+    def evaluate(job: Job) -> Score:
+        return table.score(row_of(scheduler, job.trial), job.budget, columns)
+
+    engine = Simulated(workers, evaluate, lambda job: float(job.budget - job.start) + delay(job))
+    count = 0
+
+    def told(_job: Job, _score: Score) -> None:
+        nonlocal count
+        count += 1
+
+    drive(scheduler, engine, told)
+    return Simulation(scheduler, engine.now, count)
+
+
+def row_of(scheduler: Scheduler, trial: int) -> int:
+    """Return which configuration of the table a trial is."""
+    row = scheduler.trials.all[trial].suggestion.draw
+    assert row is not None  # noqa: S101  (each is a row)
+    return row
+
+
+def best_of(scheduler: Scheduler, high: Amount) -> int | None:
+    """Return the best trial among those at the full budget; None where there is none, or all diverged."""
+    scores = [(at, trial.scores[high]) for at, trial in enumerate(scheduler.trials.all) if high in trial.scores]
+    order = scheduler.trials.ranking.order(scores)
+    return order[0] if order and dict(scores)[order[0]].value is not None else None
+
+
+def judged(study: Study, table: Table, found: Simulation) -> dict[str, Any] | None:
+    """Return the search beside its controls, and how the cheap ranks like the dear; None where nothing was cheap."""
+    if study.method.name not in LADDERS or not found.scheduler.trials.all:
+        return None
+    whole = ladder_of(study, table)
+    sign = 1.0 if table.mode == "min" else -1.0
+    losses = _losses(study, table, found, sign)
+    full, high = losses[:, -1], whole.axis.high
+    first = losses[:, table.column(table.low)]
+    trial = best_of(found.scheduler, high)
+    cost = found.scheduler.trials.spent
+    equal = max(1, min(len(full), round(cost / high)))
+    search = controls.Picked(equal, cost, math.inf if trial is None else float(full[trial]))
+    named = {"random_full": controls.in_full(full, equal, high)}
+    named["first_then_top"] = controls.first_then_top(full, first, equal, table.low, high)
+    classical = _classical(study, whole)
+    if classical is not None and classical != equal:
+        named["random_full_at_classical_cost"] = controls.in_full(full, classical, high)
+        named["first_then_top_at_classical_cost"] = controls.first_then_top(full, first, classical, table.low, high)
+    return {
+        "search": controls.described(search, full, sign),
+        **{name: controls.described(picked, full, sign) for name, picked in named.items()},
+        "rank_correlation": [
+            {"budget": plain(budget), **controls.correlations(losses[:, table.column(budget)], full)}
+            for budget in _cheap(found.scheduler, high)
+        ],
+    }
+
+
+def _losses(study: Study, table: Table, found: Simulation, sign: float) -> controls.Floats:
+    """Return the losses of all trials at all budgets, shape (n, B), infinity for what diverged."""
+    columns = _columns(study, table)
+    rows = [row_of(found.scheduler, trial) for trial in range(len(found.scheduler.trials.all))]
+    values = sign * table.metric[rows][:, :, columns].mean(axis=2)
+    return np.where(np.isfinite(values), values, np.inf)
+
+
+def _cheap(scheduler: Scheduler, high: Amount) -> list[Amount]:
+    """Return the budgets below the full one that trials were judged at."""
+    return sorted({budget for trial in scheduler.trials.all for budget in trial.asked} - {high})
+
+
+def _classical(study: Study, whole: Ladder) -> int | None:
+    """Return how many trainings in full the same ladder costs at the classical budgets, R / eta^k."""
+    if study.method.name != "successive_halving":
+        return None
+    options = study.method.options
+    found = method.budgets(whole, study.method)
+    budgets = climb(whole.axis.high, options["eta"], len(found), whole=False)
+    sizes = ladder(options["configurations"], options["eta"], len(found))
+    steps = zip(sizes, budgets, (Amount(0), *budgets), strict=False)
+    return round(sum((size * (budget - before) for size, budget, before in steps), Amount(0)) / whole.axis.high)
+
+
+def repeat(study: Study, table: Table, repeats: int) -> dict[str, Any]:
+    """Return what so many studies, with the seeds from the study's own on, say of a method over a table.
+
+    Raises:
+        ConfigError: for a method that trains all in full: there is nothing to compare.
+    """
+    found = []
+    for seed in range(study.seed, study.seed + repeats):
+        one = study._replace(seed=seed)
+        found.append(judged(one, table, simulate(one, table)))
+    kept = [item for item in found if item is not None]
+    if not kept:
+        raise ConfigError(
+            f"{study.method.name} trains in full: there is nothing cheap to judge", hint="leave --repeats out"
+        )
+    names = [name for name in kept[0] if name != "rank_correlation"]
+    regrets = {name: [item[name]["regret"] for item in kept] for name in names}
+    summary: dict[str, Any] = {}
+    for name in names:
+        summary[name] = {"runs": kept[0][name]["runs"], "cost": float(np.mean([item[name]["cost"] for item in kept]))}
+        summary[name] |= controls.over_repeats(regrets[name], [item[name]["found_best"] for item in kept])
+        if name != "search":
+            summary[name] |= controls.against(regrets["search"], regrets[name])
+    return summary | {"rank_correlation": _mean_correlations([item["rank_correlation"] for item in kept])}
+
+
+def _mean_correlations(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return, for each budget, the mean rank correlation over the repeats with its interval."""
+    budgets = sorted({item["budget"] for items in found for item in items})
+    return [
+        {"budget": budget}
+        | {
+            half: _mean([item[half]["rho"] for items in found for item in items if item["budget"] == budget])
+            for half in ("all", "better_half")
+        }
+        for budget in budgets
+    ]
+
+
+def _mean(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:  # noqa: PLR2004
+        return {"rho": known[0] if known else None, "interval": None, "repeats": len(known)}
+    return {
+        "rho": float(np.mean(known)),
+        "interval": list(t_interval(known)),
+        "repeats": len(known),
+    }

@@ -1,0 +1,424 @@
+"""The study file: read strictly, so that a typing error is an error and names its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from repro.errors import ConfigError
+from repro.run import yaml12
+from repro.run.config import nearest
+from repro.tune import domains
+from repro.tune.search import Amount, Mode
+from repro.tune.space import Space
+
+_KEYS = (
+    "experiment",
+    "table",
+    "space",
+    "method",
+    "fidelity",
+    "objective",
+    "seeds",
+    "seed",
+    "trials",
+    "budget",
+    "controls",
+    "threads",
+    "timeout",
+    "memory",
+)
+_OF_EXPERIMENT = ("space", "threads", "timeout", "memory")
+AXES = ("epochs", "data", "model")
+
+
+class Axis(NamedTuple):
+    """What grows with the budget: from ``low`` to ``high``, or along a ladder of named models."""
+
+    name: str
+    low: Amount
+    high: Amount
+    ladder: tuple[str, ...] = ()
+
+
+class Method(NamedTuple):
+    """How to search: a name, and its options with the defaults filled in."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class Study(NamedTuple):
+    """A study file that was read and found right. ``trials`` and ``budget`` are limits, no part of what is sealed."""
+
+    path: Path
+    experiment: str | None
+    table: str | None
+    space: Space
+    method: Method
+    fidelity: tuple[Axis, ...]
+    objective: tuple[str, Mode] | None
+    per_trial: int
+    finalists: int
+    seed: int
+    trials: int | None
+    budget: Amount | None
+    controls: bool
+    threads: int | None
+    timeout: float | None
+    memory: int | None
+
+    def sealed(self) -> dict[str, Any]:
+        """Return the specification as plain values: what decides, without limits and places."""
+        return {
+            "space": msgspec.to_builtins(self.space.domains),
+            "method": {self.method.name: {name: _plain(value) for name, value in self.method.options.items()}},
+            "fidelity": {axis.name: list(axis.ladder) or [str(axis.low), str(axis.high)] for axis in self.fidelity},
+            "objective": None if self.objective is None else dict([self.objective]),
+            "seeds": {"per_trial": self.per_trial, "finalists": self.finalists},
+            "seed": str(self.seed),
+            "controls": self.controls,
+            "threads": self.threads,
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def load(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ConfigError: with the line, what was expected, and the nearest key.
+    """
+    return _Reader(path, yaml12.read(path)).study()
+
+
+def parse(text: str, path: Path) -> Study:
+    """Return the study of a text that was read from a file at ``path``. Raises ConfigError as `load`."""
+    return _Reader(path, yaml12.parse(text, str(path))).study()
+
+
+class Option(NamedTuple):
+    """An option of a method: how it is read, and its default; REQUIRED where there is none."""
+
+    read: Callable[[Any], Any]
+    default: Any
+
+
+_REQUIRED = object()
+
+
+def _number(least: float, words: str) -> Callable[[Any], Any]:
+    """Return a reader of whole numbers from ``least`` on."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(words)
+        return value
+
+    return read
+
+
+def _eta(value: Any) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < 1e6:  # noqa: PLR2004
+        raise ValueError("a number above 1 is expected")
+    return exact(value)
+
+
+def _draw(value: Any) -> str:
+    if value not in DRAWS:
+        raise ValueError(f"one of {', '.join(DRAWS)} is expected")
+    return str(value)
+
+
+def _rungs(value: Any) -> int | tuple[Fraction, ...]:
+    """Read a number of rungs, or their budgets: fractions that end in 1, per cent that end in 100%, or amounts."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    words = "a number of rungs is expected, or their budgets: [0.25, 0.5, 1.0], [25%, 50%, 100%] or amounts"
+    if not isinstance(value, list) or not value:
+        raise ValueError(words)
+    found = tuple(_share(item, words) for item in value)
+    if any(b <= a for a, b in zip((Fraction(0), *found), found, strict=False)):
+        raise ValueError("budgets that grow are expected")
+    if any(isinstance(item, str) for item in value) and found[-1] != 1:
+        raise ValueError("the last budget is the whole: 100% is expected")
+    return found
+
+
+def _share(value: Any, words: str) -> Fraction:
+    if isinstance(value, str) and value.endswith("%"):
+        try:
+            return Fraction(value[:-1].strip()) / 100
+        except ValueError:
+            raise ValueError(words) from None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return exact(value)
+    raise ValueError(words)
+
+
+def exact(value: float) -> Fraction:
+    """Return the number that was written: 0.1 is a tenth. Raises ValueError for what is not finite."""
+    return Fraction(repr(value))
+
+
+DRAWS = ("random", "grid", "quasi_random")
+_COUNT = _number(1, "a whole number from 1 on is expected")
+_POINTS = Option(_number(2, "a whole number from 2 on is expected"), 5)
+_DRAW = Option(_draw, "random")
+_LAG = Option(_number(1, "a whole number from 1 on is expected"), 2)
+_ETA = Option(_eta, Fraction(2))
+#: Each method's options. ``points`` is how many of a continuous range a grid takes.
+METHODS: dict[str, dict[str, Option]] = {
+    "grid": {"points": _POINTS},
+    "random": {"draw": _DRAW, "points": _POINTS},
+    "quasi_random": {},
+    "successive_halving": {
+        "configurations": Option(_COUNT, _REQUIRED),
+        "eta": _ETA,
+        "rungs": Option(_rungs, None),
+        "draw": _DRAW,
+        "points": _POINTS,
+    },
+    "hyperband": {"eta": Option(_eta, Fraction(3)), "draw": _DRAW, "points": _POINTS},
+    "asha": {
+        "eta": _ETA,
+        "workers": Option(_COUNT, 4),
+        "rungs": Option(_rungs, None),
+        "draw": _DRAW,
+        "points": _POINTS,
+    },
+    "median_stopping": {
+        "rungs": Option(_rungs, 4),
+        "after": Option(_COUNT, 5),
+        "lag": _LAG,
+        "draw": _DRAW,
+        "points": _POINTS,
+    },
+    "one_at_a_time": {"points": _POINTS},
+    "tpe": {"lag": _LAG},
+    "cma_es": {"lag": _LAG},
+    "gp": {"lag": _LAG},
+}
+#: Methods that go on for ever unless a limit ends them.
+ENDLESS = ("random", "quasi_random", "asha", "median_stopping", "tpe", "cma_es", "gp")
+#: Methods that train less than in full.
+LADDERS = ("successive_halving", "hyperband", "asha", "median_stopping")
+
+
+class _Reader:
+    """Makes a study of a document; every error names the line."""
+
+    def __init__(self, path: Path, document: yaml12.Document) -> None:
+        self._path = path
+        self._document = document
+        value = document.value
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: a mapping is expected", hint="experiment: ..., space: ..., method: ...")
+        self._value: dict[str, Any] = value
+
+    def study(self) -> Study:
+        self._known(self._value, (), _KEYS)
+        experiment, table = self._source()
+        method = self._method()
+        study = Study(
+            path=self._path.resolve(),
+            experiment=experiment,
+            table=table,
+            space=self._space() if experiment is not None else Space({}),
+            method=method,
+            fidelity=self._fidelity(method),
+            objective=self._objective(),
+            per_trial=self._whole(("seeds", "per_trial"), 1, 1),
+            finalists=self._whole(("seeds", "finalists"), 0, 0),
+            seed=self._whole(("seed",), 0, 0),
+            trials=self._optional(("trials",)),
+            budget=self._budget(),
+            controls=self._flag("controls"),
+            threads=self._optional(("threads",)),
+            timeout=self._seconds(),
+            memory=self._optional(("memory",)),
+        )
+        self._complete(study)
+        return study
+
+    def fail(self, place: yaml12.Place, message: str, hint: str | None = None) -> NoReturn:
+        where = ".".join(map(str, place))
+        raise ConfigError(
+            f"{self._path}:{self._document.line(place)}: {where}{': ' if where else ''}{message}", hint=hint
+        )
+
+    def _known(self, value: Mapping[str, Any], place: yaml12.Place, keys: Iterable[str]) -> None:
+        keys = tuple(keys)
+        for name in value:
+            if name not in keys:
+                self.fail((*place, name), f"unknown key {name!r}", nearest(name, keys))
+
+    def _source(self) -> tuple[str | None, str | None]:
+        given = [name for name in ("experiment", "table") if name in self._value]
+        if len(given) != 1:
+            what = "`experiment` and `table`: only one is expected" if given else "`experiment` or `table` is expected"
+            self.fail((*given[1:],), what, "experiment: experiment.yaml, or table: FILE.npz")
+        name = given[0]
+        value = self._value[name]
+        if not isinstance(value, str) or not value:
+            self.fail((name,), "a file's name is expected")
+        for other in _OF_EXPERIMENT if name == "table" else ():
+            if other in self._value:
+                self.fail((other,), "a table has its own configurations, and trains nothing", f"leave {other} out")
+        return (value, None) if name == "experiment" else (None, value)
+
+    def _space(self) -> Space:
+        value = self._value.get("space")
+        if not isinstance(value, dict) or not value:
+            self.fail(("space",), "the parameters to vary are expected", "space: {lr: {log: [1.0e-4, 1.0]}}")
+        return domains.read(value, self.fail)
+
+    def _method(self) -> Method:
+        place: yaml12.Place = ("method",)
+        value = self._value.get("method")
+        if isinstance(value, dict) and len(value) == 1:
+            name, options = next(iter(value.items()))
+            place = ("method", name)
+        else:
+            name, options = value, None
+        if name == "portfolio":
+            self.fail(place, "portfolio: there is no portfolio yet to try first", "method: random")
+        if not isinstance(name, str) or name not in METHODS:
+            what = "the method is missing" if value is None else "one method is expected"
+            what = f"unknown method {name!r}" if isinstance(name, str) else what
+            self.fail(place, what, nearest(str(name), METHODS))
+        options = {} if options is None else options
+        if not isinstance(options, dict):
+            self.fail(place, "options by name are expected", f"method: {{{name}: {{}}}}")
+        return Method(name, self._options(options, place, METHODS[name]))
+
+    def _options(self, given: dict[str, Any], place: yaml12.Place, known: dict[str, Option]) -> dict[str, Any]:
+        self._known(given, place, known)
+        found = {}
+        for name, option in known.items():
+            if name in given:
+                try:
+                    found[name] = option.read(given[name])
+                except ValueError as error:
+                    self.fail((*place, name), f"{error}, not {given[name]!r}")
+            elif option.default is _REQUIRED:
+                self.fail(place, f"the key {name!r} is missing", f"{name}: 16")
+            else:
+                found[name] = option.default
+        return found
+
+    def _fidelity(self, method: Method) -> tuple[Axis, ...]:
+        value = self._value.get("fidelity")
+        if value is None:
+            return ()
+        if not isinstance(value, dict) or not value:
+            self.fail(("fidelity",), "an axis and its range are expected", "fidelity: {epochs: [25, 100]}")
+        if "table" in self._value and len(value) > 1:
+            self.fail(("fidelity",), "a table has one axis")
+        if "experiment" in self._value:
+            self._known(value, ("fidelity",), AXES)
+            if method.name not in LADDERS and len(value) > 1:
+                self.fail(("fidelity",), f"{method.name} trains in full: one axis is expected at most")
+        return tuple(self._axis(name, item) for name, item in value.items())
+
+    def _axis(self, name: str, value: Any) -> Axis:
+        place = ("fidelity", name)
+        if name == "model" and "experiment" in self._value:
+            return self._ladder(place, value)
+        if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004
+            self.fail(place, "two amounts are expected: the least and the whole", f"{name}: [25, 100]")
+        for at, item in enumerate(value):
+            if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item < float("inf"):
+                self.fail((*place, at), f"an amount above 0 is expected, not {item!r}")
+        low, high = map(exact, value)
+        if low > high:
+            self.fail(place, f"the range is empty: {value[0]} is above {value[1]}")
+        if name == "epochs" and any(isinstance(item, float) for item in value):
+            self.fail(place, "whole numbers of epochs are expected")
+        if name == "data" and "experiment" in self._value and high > 1:
+            self.fail(place, "a fraction of the data is expected: 1.0 is all of it")
+        return Axis(name, low, high)
+
+    def _ladder(self, place: yaml12.Place, value: Any) -> Axis:
+        if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, str) for item in value):  # noqa: PLR2004
+            self.fail(place, "models by name are expected, the smallest first", "model: [resnet18, resnet152]")
+        return Axis("model", Fraction(1), Fraction(len(value)), tuple(value))
+
+    def _objective(self) -> tuple[str, Mode] | None:
+        value = self._value.get("objective")
+        if value is None:
+            return None
+        hint = "objective: {val_acc: max}"
+        if not isinstance(value, dict) or len(value) != 1:
+            self.fail(("objective",), "one metric is expected, and min or max", hint)
+        name, mode = next(iter(value.items()))
+        if mode not in ("min", "max"):
+            self.fail(("objective", name), f"min or max is expected, not {mode!r}", hint)
+        return name, mode
+
+    def _at(self, place: yaml12.Place) -> Any:
+        value: Any = self._value
+        for at, step in enumerate(place):
+            if value is None:
+                return None
+            if not isinstance(value, dict):
+                self.fail(place[:at], "a mapping is expected")
+            if at == 1:
+                self._known(value, place[:at], ("per_trial", "finalists"))
+            value = value.get(step)
+        return value
+
+    def _whole(self, place: yaml12.Place, least: int, default: int) -> int:
+        value = self._at(place)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.fail(place, f"a whole number from {least} on is expected, not {value!r}")
+        return value
+
+    def _optional(self, place: yaml12.Place) -> int | None:
+        return None if self._at(place) is None else self._whole(place, 1, 1)
+
+    def _budget(self) -> Amount | None:
+        value = self._value.get("budget")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            self.fail(("budget",), f"an amount above 0 is expected, not {value!r}")
+        return exact(value)
+
+    def _seconds(self) -> float | None:
+        value = self._value.get("timeout")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            self.fail(("timeout",), f"seconds above 0 are expected, not {value!r}")
+        return float(value)
+
+    def _flag(self, name: str) -> bool:
+        value = self._value.get(name, False)
+        if not isinstance(value, bool):
+            self.fail((name,), f"true or false is expected, not {value!r}")
+        return value
+
+    def _complete(self, study: Study) -> None:
+        """Check what keys ask of one another."""
+        if study.experiment is not None and study.objective is None:
+            self.fail((), "the objective is missing", "objective: {val_acc: max}")
+        if study.experiment is not None and study.method.name in LADDERS and not study.fidelity:
+            self.fail((), f"{study.method.name} needs a fidelity", "fidelity: {epochs: [25, 100]}")
+        if study.table is not None and study.method.name not in ("grid", "random", *LADDERS):
+            self.fail(("method",), f"{study.method.name} needs a space; a table has finished configurations alone")
+        if study.table is not None and study.method.options.get("draw") == "quasi_random":
+            self.fail(
+                ("method", study.method.name, "draw"), "a table has no space to be quasi-random in", "draw: random"
+            )

@@ -1,0 +1,205 @@
+"""A study that is kept: found by its file, refused where it was changed, its decisions compared with the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repro.base import clock
+from repro.errors import UsageError
+from repro.store import studies
+from repro.store.store import Store
+from repro.store.studies import StudyFolder
+from repro.tune import decisions, simulation
+from repro.tune.method import Ladder
+from repro.tune.scheduler import Limits, Scheduler, Trial
+from repro.tune.search import Amount, Mode, plain
+from repro.tune.specification import Study
+
+_SHOWN = 6
+
+
+class Ground(NamedTuple):
+    """What a study stands on: a table or an experiment, by digests; and where it was found."""
+
+    digests: dict[str, Any]
+    places: dict[str, Any]
+
+
+class Reader(NamedTuple):
+    """What a document needs beside the scheduler: the fidelity, the metric, and what is known of a trial."""
+
+    ladder: Ladder
+    metric: str
+    mode: Mode
+    name: Callable[[int], str | None]
+    run_id: Callable[[int, Amount], str | None]
+    metrics: Callable[[int, Amount], Mapping[str, float]]
+
+
+def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: bool) -> tuple[StudyFolder, list[str]]:
+    """Return the study's folder, its specification sealed, and words about what it goes on from.
+
+    Raises:
+        UsageError: where a study of this file was begun under another specification, unless ``new``.
+    """
+    place = study.path.relative_to(root).as_posix() if study.path.is_relative_to(root) else str(study.path)
+    identity = {"path": place, "specification": study.sealed(), **ground.digests}
+    folder = studies.StudyFolder(store, studies.new_id(identity))
+    said: list[str] = []
+    if not (folder.folder / "specification.json").exists():
+        before = [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == place]
+        if before and not new:
+            said = _refuse_or_say(before[-1], identity)
+        with folder.held():
+            folder.begin(
+                {
+                    "schema": 1,
+                    "study_id": folder.study_id,
+                    "created": clock.now(),
+                    "file": str(study.path),
+                    "text": study.path.read_text(encoding="utf-8"),
+                    "identity": identity,
+                    "places": ground.places,
+                }
+            )
+    return folder, said
+
+
+def _refuse_or_say(before: StudyFolder, identity: dict[str, Any]) -> list[str]:
+    """Return words where only the fidelity's maximum grew: that is a new study by itself; refuse anything else."""
+    old = before.specification()["identity"]
+    names = changed(old, identity)
+    if names == ["specification.fidelity"] and _grew(old, identity):
+        return [f"a larger fidelity than study {before.study_id} had: a new study, which goes on from what still holds"]
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    raise UsageError(
+        f"study {before.study_id} of {identity['path']} was begun with another {shown or 'specification'}",
+        hint="put that back to go on with it, or --new: a new study, which reads what still holds",
+    )
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the names of what differs between two nested mappings, down to the specification's keys."""
+    found = []
+    for name in sorted({*old, *new}):
+        one, other = old.get(name), new.get(name)
+        if one == other:
+            continue
+        if name == "specification" and isinstance(one, dict) and isinstance(other, dict):
+            found += changed(one, other, "specification.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _grew(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    before, after = old["specification"]["fidelity"], new["specification"]["fidelity"]
+    if list(before) != list(after):
+        return False
+    return all(
+        before[name][0] == after[name][0] and Fraction(after[name][-1]) >= Fraction(before[name][-1])
+        for name in before
+        if name != "model"
+    )
+
+
+def keep(folder: StudyFolder, scheduler: Scheduler, limits: Limits) -> int:
+    """Write what is new in the decision log, seal its digest, and return how many lines were new.
+
+    Raises:
+        UsageError: where the log has other decisions than those that follow from the scores.
+    """
+    lines = [decisions.line(entry) for entry in scheduler.entries]
+    there = folder.decisions()
+    at = disagree(there, lines)
+    if at is not None:
+        raise UsageError(
+            f"study {folder.study_id}: decision {at} in its log is not the one that follows from its trials",
+            hint=f"repro study verify {folder.study_id}",
+        )
+    folder.append(lines[len(there) :])
+    fresh = max(0, len(lines) - len(there))
+    ends = folder.ends()
+    if fresh or not ends:
+        folder.end(
+            {
+                "schema": 1,
+                "study_id": folder.study_id,
+                "created": clock.now(),
+                "trials": len(scheduler.trials.all),
+                "decisions": len(lines),
+                "decisions_digest": decisions.digest_of(lines),
+                "limits": {
+                    "trials": limits.trials,
+                    "budget": None if limits.budget is None else str(limits.budget),
+                },
+            }
+        )
+    return fresh
+
+
+def disagree(there: list[bytes], lines: list[bytes]) -> int | None:
+    """Return the first decision that two logs have differently; one may go on where the other ends."""
+    common = min(len(there), len(lines))
+    return decisions.first_difference(there[:common], lines[:common])
+
+
+def limits_of(end: Mapping[str, Any]) -> Limits:
+    """Return the limits that a sealed end was reached under."""
+    budget = end["limits"]["budget"]
+    return Limits(end["limits"]["trials"], None if budget is None else Fraction(budget))
+
+
+def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Reader) -> dict[str, Any]:
+    """Return a study as plain values, as ``repro tune --json`` prints it."""
+    lines = [decisions.line(entry) for entry in scheduler.entries]
+    trials = [_trial(at, trial, reader) for at, trial in enumerate(scheduler.trials.all)]
+    best = simulation.best_of(scheduler, reader.ladder.axis.high)
+    return {
+        "study_id": folder.study_id,
+        "path": folder.specification()["identity"]["path"],
+        "method": study.method.name,
+        "objective": {"metric": reader.metric, "mode": reader.mode},
+        "best": None if best is None else _best(best, trials[best], reader),
+        "trials": trials,
+        "budget_unit": reader.ladder.axis.name,
+        "budget_spent": plain(scheduler.trials.spent),
+        "budget_retrained": plain(scheduler.trials.retrained),
+        "decisions": len(lines),
+        "decisions_digest": decisions.digest_of(lines),
+    }
+
+
+def _best(at: int, trial: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+    named = {} if reader.name(at) is None else {"name": reader.name(at)}
+    return {name: trial[name] for name in ("trial", "params", "metrics", "run_id", "budget")} | named
+
+
+def _trial(at: int, trial: Trial, reader: Reader) -> dict[str, Any]:
+    reached = max(trial.scores, default=None)
+    last = trial.last
+    named = {} if reader.name(at) is None else {"name": reader.name(at)}
+    return {
+        "trial": at,
+        **named,
+        "params": trial.suggestion.params,
+        "by": trial.suggestion.by,
+        "state": _state(trial, reader.ladder.axis.high),
+        "budget": None if reached is None else plain(reached),
+        "metrics": {} if reached is None else dict(reader.metrics(at, reached)),
+        "reason": None if last is None else last.reason,
+        "run_id": None if reached is None else reader.run_id(at, reached),
+        "scores": [{"budget": plain(budget), "value": score.value} for budget, score in sorted(trial.scores.items())],
+    }
+
+
+def _state(trial: Trial, high: Amount) -> str:
+    last = trial.last
+    if last is None:
+        return "running"
+    if last.value is None:
+        return "diverged"
+    return "finished" if high in trial.scores else "stopped"

@@ -1,0 +1,161 @@
+"""Studies over trial tables, kept in the store: run, read again, verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from repro.errors import ConfigError
+from repro.stats import t_interval
+from repro.store.store import Store
+from repro.store.studies import StudyFolder
+from repro.tune import decisions, method, simulation, specification, study, table
+from repro.tune.search import Amount, Score
+from repro.tune.simulation import Simulation
+from repro.tune.specification import Study
+from repro.tune.table import Table
+
+#: How many of the best at the full budget are trained again on fresh seeds.
+FINALISTS = 3
+
+
+class Verified(NamedTuple):
+    """What a verification found: how many decisions were derived again, their digest, and what is wrong."""
+
+    decisions: int
+    digest: str
+    faults: list[str]
+
+
+def read_table(found: Study) -> Table:
+    """Return the table that a study file names, relative to its own folder."""
+    return table.read(found.path.parent / str(found.table))
+
+
+def run(store: Store, root: Path, asked: Study, workers: int, *, new: bool) -> tuple[dict[str, Any], list[str]]:
+    """Run a study over a table and keep it; return its document, and words about what it goes on from.
+
+    Raises:
+        ConfigError, UsageError: when it asks for what the table has not, or was changed since it began.
+    """
+    data = read_table(asked)
+    simulation.ladder_of(asked, data)  # what is wrong with the file is said before a study is begun
+    found = simulation.simulate(asked, data, workers)
+    ground = study.Ground({"table": data.digest}, {"table": str((asked.path.parent / str(asked.table)).resolve())})
+    folder, said = study.open_study(store, root, asked, ground, new=new)
+    with folder.held():
+        fresh = study.keep(folder, found.scheduler, method.limits(asked, simulation.ladder_of(asked, data)))
+    return _document(folder, asked, data, found, fresh), said
+
+
+def _document(folder: StudyFolder, asked: Study, data: Table, found: Simulation, fresh: int) -> dict[str, Any]:
+    scheduler = found.scheduler
+
+    def name(trial: int) -> str | None:
+        return data.names[simulation.row_of(scheduler, trial)] if data.names else None
+
+    def metrics(trial: int, budget: Amount) -> dict[str, float]:
+        score: Score = scheduler.trials.all[trial].scores[budget]
+        return {} if score.value is None else {data.metric_name: score.value}
+
+    whole = simulation.ladder_of(asked, data)
+    reader = study.Reader(whole, data.metric_name, data.mode, name, lambda _trial, _budget: None, metrics)
+    document = study.document(folder, asked, scheduler, reader)
+    return document | {
+        "controls": simulation.judged(asked, data, found),
+        "finalists": _finalists(asked, data, found),
+        "run_now": found.jobs if fresh else 0,
+        "virtual_time": found.clock,
+    }
+
+
+def _finalists(asked: Study, data: Table, found: Simulation) -> list[dict[str, Any]] | None:
+    """Return the best few on fresh seeds: mean, interval, and whether they tie with the best of them."""
+    if not asked.finalists:
+        return None
+    high = data.high
+    trials = found.scheduler.trials
+    scores = [(at, trial.scores[high]) for at, trial in enumerate(trials.all) if high in trial.scores]
+    order = trials.ranking.order(item for item in scores if item[1].value is not None)[:FINALISTS]
+    values = {at: simulation.fresh(asked, data, simulation.row_of(found.scheduler, at)) for at in order}
+    return finalists(values, data.mode == "max")
+
+
+def finalists(values: dict[int, list[float]], larger: bool) -> list[dict[str, Any]]:
+    """Return the finalists, the best mean on fresh seeds first.
+
+    One ties with the first where the t interval of their difference, paired by seed, holds 0. A finalist that
+    diverged on a seed has no mean and comes last.
+    """
+    sign = -1.0 if larger else 1.0
+    whole = {at: bool(np.isfinite(found).all()) for at, found in values.items()}
+    order = sorted(values, key=lambda at: (not whole[at], sign * float(np.mean(values[at])) if whole[at] else 0.0, at))
+    return [_finalist(at, values[at], values[order[0]], whole[at], first=at == order[0]) for at in order]
+
+
+def _finalist(at: int, values: list[float], best: list[float], whole: bool, *, first: bool) -> dict[str, Any]:
+    several = whole and len(values) > 1
+    difference = np.asarray(values) - np.asarray(best)
+    low, high = t_interval(difference) if several and not first and np.isfinite(best).all() else (0.0, 0.0)
+    return {
+        "trial": at,
+        "values": values,
+        "mean": float(np.mean(values)) if whole else None,
+        "interval": list(t_interval(values)) if several else None,
+        "tie": None if not several else first or low <= 0.0 <= high,
+    }
+
+
+def restored(folder: StudyFolder) -> Study:
+    """Return the study as it was sealed, under the limits of its last end."""
+    sealed = folder.specification()
+    found = specification.parse(sealed["text"], Path(sealed["file"]))
+    ends = folder.ends()
+    if not ends:
+        return found
+    last = study.limits_of(max(ends, key=lambda end: int(end["decisions"])))
+    return found._replace(trials=last.trials, budget=last.budget)
+
+
+def again(folder: StudyFolder) -> tuple[Study, Table, Simulation]:
+    """Derive a kept study again, from its table.
+
+    Raises:
+        ConfigError: when the table is gone, or is another one.
+    """
+    sealed = folder.specification()
+    found, place = restored(folder), Path(sealed["places"]["table"])
+    data = table.read(place)
+    if data.digest != sealed["identity"]["table"]:
+        raise ConfigError(f"{place} is not the table that study {folder.study_id} had", hint="put that table back")
+    return found, data, simulation.simulate(found, data)
+
+
+def verify(folder: StudyFolder) -> Verified:
+    """Derive every decision again from the table, and compare with the log and the sealed digest."""
+    _, _, found = again(folder)
+    return compared(folder, [decisions.line(entry) for entry in found.scheduler.entries])
+
+
+def compared(folder: StudyFolder, lines: list[bytes]) -> Verified:
+    """Compare the decisions that follow from the trials with the log and the sealed digests."""
+    there, faults = folder.decisions(), []
+    at = decisions.first_difference(there, lines)
+    if at is not None and at >= len(there):
+        faults.append(f"the log ends after {len(there)} decisions; {len(lines)} follow from the trials")
+    elif at is not None and at >= len(lines):
+        faults.append(f"the log has {len(there)} decisions; {len(lines)} follow from the trials")
+    elif at is not None:
+        faults.append(f"decision {at} in the log is not the one that follows from the trials")
+    for number, end in enumerate(folder.ends()):
+        if decisions.digest_of(lines[: int(end["decisions"])]) != end["decisions_digest"]:
+            faults.append(f"ends/{number:04}.json was sealed with other decisions")
+    return Verified(len(lines), decisions.digest_of(lines), faults)
+
+
+def document_of(folder: StudyFolder) -> dict[str, Any]:
+    """Return the document of a kept study, derived again from its table."""
+    found, data, simulated = again(folder)
+    return _document(folder, found, data, simulated, fresh=0)
