@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: An installer writes RECORD last; files that are younger than it by more were changed afterwards.
-_SLACK_NS = 2_000_000_000
 _CHUNK = 1 << 20
 #: What no run reads: passed over unless all is to be hashed.
 _UNREAD = (".pyc", ".h", ".hpp", ".cuh", ".pyi", ".c", ".pyx", ".pxd", ".cmake")
@@ -38,13 +36,13 @@ def read(record: str) -> list[Line]:
 def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
     """Return the files of a distribution that differ from its RECORD, with their hashes now; None for a missing one.
 
-    Every file is hashed when ``thorough``; else only those of another size, or changed after RECORD was written, and
-    no headers.
+    Every file is hashed when ``thorough``; else only those of another size, or changed after RECORD was written (an
+    installer writes it last), and no headers.
     Scripts and byte code are left out: an installer makes them anew on each machine.
     """
     site = os.path.dirname(os.path.dirname(record)) + os.sep
     try:
-        lines, since = read(record), os.stat(record).st_mtime_ns + _SLACK_NS
+        lines, since = read(record), os.stat(record).st_mtime_ns
     except OSError:
         return {}
     found: dict[str, str | None] = {}
