@@ -65,7 +65,7 @@ def test_rungs_of_successive_halving(count, eta, rungs):
     assert sizes == tuple(math.floor(count / eta**at) for at in range(rungs))
     assert budgets[-1] == 100
     assert all(b == a * eta for a, b in itertools.pairwise(budgets))
-    shape = brackets.Shape(0, 0, sizes, budgets)
+    shape = brackets.shape(0, sizes, budgets)
     assert shape.retrained == sum(size * budget for size, budget in zip(sizes, budgets, strict=True))
     ends = [*sizes[1:], 0]
     assert shape.cost == sum((a - b) * budget for a, b, budget in zip(sizes, ends, budgets, strict=True))

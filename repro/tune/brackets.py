@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,23 +21,34 @@ from repro.tune.search import Amount, Job, Score, plain
 
 
 class Shape(NamedTuple):
-    """A bracket to be: how many trials each rung has, and its budget."""
+    """A bracket to be: how many trials each rung has, and its budget.
+
+    ``cost`` is the budget that it takes where promoted trials go on from their checkpoints, ``retrained`` that where
+    they begin anew.
+    """
 
     round: int
     bracket: int
     sizes: tuple[int, ...]
     budgets: tuple[Amount, ...]
+    cost: Amount
+    retrained: Amount
 
-    @property
-    def cost(self) -> Amount:
-        """The budget that it takes where promoted trials go on from their checkpoints."""
-        steps = zip(self.sizes, self.budgets, (Amount(0), *self.budgets), strict=False)
-        return sum((size * (budget - before) for size, budget, before in steps), Amount(0))
 
-    @property
-    def retrained(self) -> Amount:
-        """The budget that it takes where they begin anew."""
-        return sum((size * budget for size, budget in zip(self.sizes, self.budgets, strict=True)), Amount(0))
+def shape(bracket: int, sizes: tuple[int, ...], budgets: tuple[Amount, ...]) -> Shape:
+    """Return a bracket of the first round, with its costs."""
+    return Shape(0, bracket, sizes, budgets, cost(sizes, budgets), sum(map(operator.mul, sizes, budgets), Amount(0)))
+
+
+def cost(sizes: tuple[int, ...], budgets: tuple[Amount, ...]) -> Amount:
+    """Return the budget that a ladder takes where promoted trials go on."""
+    steps = zip(sizes, budgets, (Amount(0), *budgets), strict=False)
+    return sum((size * (budget - before) for size, budget, before in steps), Amount(0))
+
+
+def rounds(first: Sequence[Shape]) -> Iterator[Shape]:
+    """Yield the brackets of a round, again and again."""
+    return (found._replace(round=turn) for turn in itertools.count() for found in first)
 
 
 def ladder(configurations: int, eta: Amount, rungs: int) -> tuple[int, ...]:
@@ -56,25 +68,26 @@ def steps(low: Amount, high: Amount, eta: Amount) -> int:
 
 
 def halvings(configurations: int, budgets: tuple[Amount, ...], eta: Amount) -> Iterator[Shape]:
-    """Yield the one bracket of successive halving, again and again."""
+    """Return the one bracket of successive halving, again and again."""
     sizes = ladder(configurations, eta, len(budgets))
-    for turn in itertools.count():
-        yield Shape(turn, len(budgets) - 1, sizes, budgets)
+    return rounds([shape(len(budgets) - 1, sizes, budgets)])
 
 
 def hyperband(low: Amount, high: Amount, eta: Amount, *, whole: bool) -> Iterator[Shape]:
-    """Yield the brackets of Hyperband, round after round, from the one with most rungs to full training."""
+    """Return the brackets of Hyperband, round after round, from the one with most rungs to full training."""
     most = steps(low, high, eta)
-    for turn in itertools.count():
-        for rung in range(most, -1, -1):
-            first = math.ceil(Amount(most + 1, rung + 1) * eta**rung)
-            yield Shape(turn, rung, ladder(first, eta, rung + 1), climb(high, eta, rung + 1, whole=whole))
+    firsts = {rung: math.ceil(Amount(most + 1, rung + 1) * eta**rung) for rung in range(most, -1, -1)}
+    return rounds(
+        [
+            shape(rung, ladder(first, eta, rung + 1), climb(high, eta, rung + 1, whole=whole))
+            for rung, first in firsts.items()
+        ]
+    )
 
 
 def full(high: Amount) -> Iterator[Shape]:
-    """Yield brackets of one trial trained to the end."""
-    for turn in itertools.count():
-        yield Shape(turn, 0, (1,), (high,))
+    """Return brackets of one trial trained to the end."""
+    return rounds([shape(0, (1,), (high,))])
 
 
 class _Bracket:

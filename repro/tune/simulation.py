@@ -12,7 +12,7 @@ from repro.engines.simulated import Simulated
 from repro.errors import ConfigError
 from repro.stats import t_interval
 from repro.tune import controls, draws, method
-from repro.tune.brackets import climb, ladder
+from repro.tune.brackets import climb, cost, ladder
 from repro.tune.draws import Draws
 from repro.tune.drive import drive
 from repro.tune.method import Ladder
@@ -125,9 +125,9 @@ def judged(study: Study, table: Table, found: Simulation) -> dict[str, Any] | No
     full, high = losses[:, -1], whole.axis.high
     first = losses[:, table.column(table.low)]
     trial = best_of(found.scheduler, high)
-    cost = found.scheduler.trials.spent
-    equal = max(1, min(len(full), round(cost / high)))
-    search = controls.Picked(equal, cost, math.inf if trial is None else float(full[trial]))
+    spent = found.scheduler.trials.spent
+    equal = max(1, min(len(full), round(spent / high)))
+    search = controls.Picked(equal, spent, math.inf if trial is None else float(full[trial]))
     named = {"random_full": controls.in_full(full, equal, high)}
     named["first_then_top"] = controls.first_then_top(full, first, equal, table.low, high)
     classical = _classical(study, whole)
@@ -165,8 +165,7 @@ def _classical(study: Study, whole: Ladder) -> int | None:
     found = method.budgets(whole, study.method)
     budgets = climb(whole.axis.high, options["eta"], len(found), whole=False)
     sizes = ladder(options["configurations"], options["eta"], len(found))
-    steps = zip(sizes, budgets, (Amount(0), *budgets), strict=False)
-    return round(sum((size * (budget - before) for size, budget, before in steps), Amount(0)) / whole.axis.high)
+    return round(cost(sizes, budgets) / whole.axis.high)
 
 
 def repeat(study: Study, table: Table, repeats: int) -> dict[str, Any]:
