@@ -114,7 +114,7 @@ def capture(
         *_provider_gaps(facts),
         *_trail_gap(python),
     ]
-    facts["project"] = _project(request, store, sources, code)
+    facts["project"] = _project(request, store, sources, code, given)
     facts["environment"] = {
         "kind": "current",
         "digest": packages.environment_digest(recipe.interpreter, recipe.packages),
@@ -158,7 +158,7 @@ def _again(
         cache.save()
         recipe = msgspec.structs.replace(recipe, data=data)
     facts = record.circumstances
-    place = {"place": str(request.place), "folder": str(request.working_folder)}
+    place = {"place": str(request.place), "folder": _stood(request, given)}
     launch = {
         "seed_given": request.seed_given,
         "study": given.study,
@@ -315,11 +315,20 @@ def _clean(origin: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if origin is None else {**origin, "url": variables.redact_url(str(origin.get("url", "")))}
 
 
-def _project(request: Request, store: Store, sources: Mapping[str, Path], code: code_capture.Code) -> dict[str, Any]:
+def _stood(request: Request, given: Given | None) -> str:
+    """Return where the run begins in the user's own project, also where it is made in a folder of its own."""
+    if request.cwd is not None:
+        return str(request.root / request.cwd)
+    return str(request.working_folder) if given is None else str(given.project["folder"])
+
+
+def _project(
+    request: Request, store: Store, sources: Mapping[str, Path], code: code_capture.Code, given: Given | None
+) -> dict[str, Any]:
     return {
         "root": str(request.root),
         "place": str(request.place),
-        "folder": str(request.working_folder),
+        "folder": _stood(request, given),
         "store": str(store.folder),
         "sources": {name: str(path) for name, path in sources.items()},
         "folders": code.layout.folders,
