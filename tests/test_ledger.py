@@ -100,18 +100,19 @@ def test_what_is_reserved_is_cut_off_without_harm_to_who_still_writes(tmp_path: 
         rows.append(form.pack(form.Frame(number, 0, flags, at + 1, (1,) * 9, b"chain of 16 byte")))
 
     step(0, form.FULL | form.DEEP, [*range(9)])
-    step(1, form.FULL, [10, 11, 12, 13, 0, 0])
+    step(1, form.FULL, [10, 11, 12, 13])
     trails.settle(trails.read(tmp_path))
     assert os.path.getsize(rows.path) == 2 * 112
-    assert os.path.getsize(details.path) == 8 * (10 + 7)
+    assert os.path.getsize(details.path) == 8 * (10 + 5)
     for number in range(2, 2000):
-        step(number, form.FULL, [0] * 6)
+        step(number, form.FULL, [0] * 4)
     trails.settle(trails.read(tmp_path))
     assert sorted(path.suffix for path in stem.parent.iterdir()) == [".details", ".rows", ".tables"]
     [found] = trails.read(tmp_path)
     assert [frame.step for frame in found.frames] == [0, 1]
     assert found.tensors(found.frames[0], form.BUFFERS) == {"mean": 8}
-    assert found.tensors(found.frames[1], form.PARAMETERS_OUT) == {"weight": 0, "bias": 0}
+    assert found.tensors(found.frames[1], form.GRADIENTS) == {"weight": 12, "bias": 13}
+    assert found.tensors(found.frames[1], form.PARAMETERS_OUT) is None
     assert found.tensors(found.frames[1], form.STATE) is None
 
 

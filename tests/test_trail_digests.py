@@ -102,11 +102,11 @@ def test_a_tensors_layout_does_not_count_only_its_values() -> None:
 def test_an_argument_that_is_conjugated_lazily_is_not_taken_for_its_bytes() -> None:
     """Also where these bytes were read before: its digest does not depend on what was seen."""
     values = torch.randn(3, dtype=torch.complex64)
-    first = bits.of_argument(values.conj(), 0)
-    plain = bits.of_argument(values, 0)
-    assert bits.of_argument(values.conj(), 0) == first != plain
+    first = bits.of_argument(values.conj(), 0, 24)
+    plain = bits.of_argument(values, 0, 24)
+    assert bits.of_argument(values.conj(), 0, 24) == first != plain
     imaginary = values.conj().imag
-    assert bits.of_argument(imaginary, 0) == bits.digest(torch.tensor(imaginary.tolist()))
+    assert bits.of_argument(imaginary, 0, 24) == bits.digest(torch.tensor(imaginary.tolist()))
 
 
 def test_sparse_and_nested_tensors_are_read_and_unreadable_ones_counted() -> None:
@@ -157,6 +157,34 @@ def test_a_bank_follows_its_tensors_wherever_they_go() -> None:
     torch.func.vmap(lambda row: (seen.append(bank.digests([row, None])), row)[1])(torch.ones(2, 6))
     assert seen == [[bits.UNREADABLE, 0]]
     check(tensor, other)
+
+
+def test_the_quick_ways_to_read_a_bank_see_what_the_slow_one_sees() -> None:
+    """Parameters that are moved, freed or changed in place; gradients made anew, expanded, transposed, sparse, none."""
+    parameters = [torch.nn.Parameter(torch.arange(6.0).reshape(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    bank = bits.Bank(parameters, ["a", "b"])
+
+    def check() -> list[int]:
+        found = bank.again(parameters)
+        assert found == bank.again(parameters) == bank.digests(parameters)
+        return found
+
+    seen = [check()]
+    parameters[0].data[1, 1] = -0.0
+    seen.append(check())
+    parameters[0].data = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    seen.append(check())
+    parameters[1].data = torch.zeros(8)[::2]
+    seen.append(check())
+    parameters[1].untyped_storage().resize_(0)
+    assert check()[1] == bits.UNREADABLE
+    assert len({tuple(item) for item in seen}) == 4
+    one, other = torch.randn(2, 3), torch.randn(4)
+    for _ in range(3):
+        for first in (one.clone(), one[:1].expand(2, 3), one.reshape(3, 2).t(), one.to_sparse(), None):
+            assert not isinstance(first, torch.Tensor) or first.is_sparse or bank.are_like([first, other])
+            assert bank.like([first, other.clone()]) == bank.digests([first, other])
+    assert not bank.are_like([one.half(), other])
 
 
 def test_memory_that_is_gone_is_not_read() -> None:

@@ -28,22 +28,23 @@ COLUMNS = (
     "buffers",
 )
 (PARAMETERS_IN, GENERATORS, BATCH, SETTINGS, LOSS, GRADIENTS, STATE, PARAMETERS_OUT, BUFFERS) = range(9)
-#: The columns with a digest for each parameter, in the order of a detail entry: the last one only in deep frames, where
-#: the buffers' digests follow it.
+#: The columns with a digest for each parameter, in the order of a detail entry: the last two only in deep frames, where
+#: the buffers' digests follow them.
 BY_PARAMETER = (PARAMETERS_IN, GRADIENTS, PARAMETERS_OUT, STATE)
-DEEP_COLUMNS = (STATE, BUFFERS)
+DEEP_COLUMNS = (PARAMETERS_OUT, STATE, BUFFERS)
 
 #: step, optimizer, flags, detail (byte offset in the details plus 1, or 0), the columns, the chain's state.
 ROW = struct.Struct("<QIIQ9Q16s")
 #: The chain's state before the first row.
 NO_CHAIN = bytes(16)
 
-#: A deep frame is a full one that has the optimizer's state and the buffers as well: the first ones, then those of the
-#: steps that this divides. What a state brings about shows in the parameters out of the same step.
+#: A deep frame is a full one that also has what the step has made: parameters out, the optimizer's state, the buffers.
+#: The first frames are deep, then those of the steps that this divides. What a step makes shows in the parameters in of
+#: the next one.
 DEEP_EVERY = 16
 
-FULL = 1  # parameters and gradients were read
-DEEP = 64  # optimizer state and buffers as well
+FULL = 1  # parameters in and gradients were read
+DEEP = 64  # parameters out, optimizer state and buffers as well
 BATCH_SEEN = 2
 LOSS_SEEN = 4
 SKIPPED = 8  # a step without any gradient

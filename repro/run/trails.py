@@ -45,7 +45,7 @@ class ProcessTrail(NamedTuple):
         if table is None:
             return self.details.stat().st_size
         names = len(table["names"])
-        digests = len(form.BY_PARAMETER) * names + len(table["buffers"]) if last.flags & form.DEEP else 3 * names
+        digests = len(form.BY_PARAMETER) * names + len(table["buffers"]) if last.flags & form.DEEP else 2 * names
         return last.detail - 1 + 8 + 8 * digests
 
 

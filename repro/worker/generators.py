@@ -25,6 +25,8 @@ _FIRST = 128  # so many bytes of the words are read: a seed and each 624th draw 
 _TO_WORDS = 20  # from the start of torch's engine
 _global = np.random.mtrand._rand  # whose bit generator `numpy.random.set_bit_generator` replaces
 
+_hash = xxhash.xxh3_64_intdigest
+
 #: Reads a state whose place in memory is not known.
 Reader = Callable[[], bytes]
 Places = tuple[memoryview, ...]
@@ -40,7 +42,7 @@ class Generators:
     def _find(self) -> None:
         """Find where all states lie. What is read from memory must live on: `_numpys` and `_streams` see to that."""
         self._readers: list[Reader] = []
-        self._places: list[memoryview] = []
+        self._places: list[Any] = []
         self._numpys = _global._bit_generator
         for reader in (_python(), _numpy(self._numpys), mersenne(torch.default_generator)):
             self._add(reader)
@@ -67,14 +69,11 @@ class Generators:
         """Return the digest of the states now."""
         if _global._bit_generator is not self._numpys:  # numpy.random.set_bit_generator
             self._find()
-        state = xxhash.xxh3_64()
-        for place in self._places:
-            state.update(place)
-        for read in self._readers:
-            state.update(read())
-        for generator in torch.cuda.default_generators:  # none before CUDA is initialised
-            state.update(bits.view(generator.get_state()))
-        return state.intdigest()
+        states = self._places
+        if self._readers or torch.cuda.default_generators:  # none before CUDA is initialised
+            states = [*states, *(read() for read in self._readers)]
+            states += [memoryview(bits.view(generator.get_state())) for generator in torch.cuda.default_generators]
+        return _hash(b"".join(states))
 
 
 def _python() -> Reader | Places:

@@ -87,5 +87,9 @@ def _digest(batch: Any) -> int:
     found = []
     for leaf in leaves(batch):
         is_tensor = isinstance(leaf, torch.Tensor)
-        found.append(bits.of_argument(leaf, bits.salt(leaf, "")) if is_tensor else xxhash.xxh3_64_intdigest(leaf))
+        found.append(
+            bits.of_argument(leaf, bits.salt(leaf, ""), bits.size(leaf))
+            if is_tensor
+            else xxhash.xxh3_64_intdigest(leaf)
+        )
     return bits.combine(found)

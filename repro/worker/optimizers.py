@@ -13,6 +13,7 @@ from repro.record import trail as form
 from repro.worker import bits, names
 from repro.worker.job import Job
 
+_gradient = operator.attrgetter("grad")
 _FIXED = (float, int, bool, str, type(None))
 
 
@@ -25,7 +26,8 @@ class Known:
         self.number = number
         self.step = 0
         self.table = 0
-        self.pending: tuple[int, int, int, list[Any]] | None = None
+        #: Of a step that has begun: flags, the generators' digest, the digests of parameters and gradients.
+        self.pending: tuple[int, int, list[Any]] | None = None
         self.groups = [group["params"] for group in optimizer.param_groups]
         self.parameters = [parameter for group in self.groups for parameter in group]
         self.settings = 0
@@ -34,6 +36,8 @@ class Known:
         found = names.of(self.groups, roots)
         self.bank = bits.Bank(self.parameters, found.parameters)
         self._buffers = found.buffers
+        self._alike = False
+        self.skipped = False
         self.kept = bits.Bank([tensor for tensor in self.buffers() if tensor is not None], found.buffer_names)
         n = 8 * len(self.parameters)
         #: Of a detail entry, the parts: parameters before, gradients, parameters after, state, buffers.
@@ -68,13 +72,17 @@ class Known:
         modules = ((reference(), name) for reference, name in self._buffers)
         return [None if module is None else module._buffers.get(name) for module, name in modules]
 
-    def parameters_now(self) -> list[Any]:
-        """Return one digest for each parameter."""
-        return self.bank.digests(self.parameters)
+    def parameters_now(self, *, deep: bool) -> list[Any]:
+        """Return one digest for each parameter; ``deep`` looks at each one anew."""
+        return self.bank.anew(self.parameters) if deep else self.bank.again(self.parameters)
 
-    def gradients(self) -> list[Any]:
+    def gradients(self, *, deep: bool) -> list[Any]:
         """Return one digest for each parameter's gradient, 0 where there is none."""
-        return self.bank.digests([parameter.grad for parameter in self.parameters])
+        gradients = [*map(_gradient, self.parameters)]
+        self.skipped = gradients[0] is None and all(gradient is None for gradient in gradients)
+        if deep:
+            self._alike = self.bank.are_like(gradients)
+        return self.bank.like(gradients) if self._alike and not deep else self.bank.digests(gradients)
 
     def table_line(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return what the trail's table says of the optimizer, without the table's number."""

@@ -34,6 +34,7 @@ from repro.worker.optimizers import Earlier, Known
 _hash = xxhash.xxh3_64_intdigest
 _NUMBER = struct.Struct("<Q")
 
+_is_compiling = torch.compiler.is_compiling
 _NOBODY: Any = (lambda: None, None)
 
 
@@ -73,6 +74,7 @@ class Trail:
         self._earlier = Earlier([], {})
         self._count = 0
         self._made = 0
+        self._pending = 0
         self._chain = form.NO_CHAIN
         self._unreadable = 0
 
@@ -84,7 +86,7 @@ class Trail:
         when_imported("torch._dynamo.variables.optimizer", self._note_compiled)
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return
         try:
             with self._lock:
@@ -93,15 +95,15 @@ class Trail:
             self._failed(error)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        if torch.compiler.is_compiling():
+        if not self._pending or _is_compiling():
             return
         try:
             with self._lock:
                 known = self._known(optimizer)
                 if known is not None and known.pending is not None:
-                    self._look_after(optimizer, known, *known.pending)
-                    known.pending = None
-                    self._batches.clear()
+                    flags, generators, entry = known.pending
+                    self._drop(known)
+                    self._look_after(optimizer, known, flags, generators, entry)
         except Exception as error:
             self._failed(error)
 
@@ -134,36 +136,54 @@ class Trail:
         if bits.out_of_sight():
             self._batches.hidden = True
             if known is not None:
-                known.pending = None
+                self._drop(known)
             return
         if known is None or not known.is_still(optimizer):
             known = self._meet(optimizer, known)
-        closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
-        flags = form.CLOSURE if closure else 0
+        flags = form.CLOSURE if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None else 0
         entry = []
+        deep = False
         if form.is_full(known.step, known.every, self._schedule):
-            flags |= form.FULL
-            entry = known.parameters_now()
-            if not closure:
-                entry += known.gradients()
-        known.pending = flags, self.generators.digest(), known.settings, entry
+            deep = form.is_deep(known.step, self._schedule)
+            flags |= form.FULL | form.DEEP if deep else form.FULL
+            entry = known.parameters_now(deep=deep)
+            if not flags & form.CLOSURE:
+                entry += known.gradients(deep=deep)
+        generators = self.generators.digest()
+        self._drop(known)
+        if flags & (form.CLOSURE | form.DEEP):  # the rest of the row is there when the step is over
+            known.pending = flags, generators, entry
+            self._pending += 1
+        else:
+            self._finish(known, flags, generators, entry)
+
+    def _drop(self, known: Known) -> None:
+        """Forget a step that has begun."""
+        if known.pending is not None:
+            known.pending = None
+            self._pending -= 1
 
     def _known(self, optimizer: torch.optim.Optimizer) -> Known | None:
         reference, known = self._optimizers.get(id(optimizer), _NOBODY)
         return known if reference() is optimizer else None
 
     def _look_after(
-        self, optimizer: torch.optim.Optimizer, known: Known, flags: int, generators: int, settings: int, entry: Any
+        self, optimizer: torch.optim.Optimizer, known: Known, flags: int, generators: int, entry: list[Any]
     ) -> None:
         if flags & form.FULL:
+            deep = bool(flags & form.DEEP)
             if flags & form.CLOSURE:
-                entry += known.gradients()
-            entry += known.parameters_now()
-            if form.is_deep(known.step, self._schedule):
-                flags |= form.DEEP
+                entry += known.gradients(deep=deep)
+            if deep:
+                entry += known.parameters_now(deep=True)
                 entry += known.state(optimizer)
                 entry += known.kept.digests(known.buffers())
-            flags |= form.SKIPPED if all(parameter.grad is None for parameter in known.parameters) else 0
+        self._finish(known, flags, generators, entry)
+
+    def _finish(self, known: Known, flags: int, generators: int, entry: list[Any]) -> None:
+        """Write the row of a step, and begin the next one."""
+        if known.skipped and flags & form.FULL:
+            flags |= form.SKIPPED
         batches = self._batches
         if batches.batch:
             flags |= form.BATCH_SEEN
@@ -172,9 +192,10 @@ class Trail:
         if batches.hidden or bits.unreadable != self._unreadable:
             flags |= form.HIDDEN
             self._unreadable = bits.unreadable
-        seen = (generators, bits.combine(batches.batch), settings, bits.combine(batches.loss))
+        seen = (generators, bits.combine(batches.batch), known.settings, bits.combine(batches.loss))
         self._write(known, flags, seen, bits.pack([known.table, *entry]) if entry else b"")
         known.step += 1
+        batches.clear()
 
     def _meet(self, optimizer: torch.optim.Optimizer, known: Known | None) -> Known:
         if not self._begun:
@@ -284,9 +305,8 @@ class Trail:
         row = form.ROW.pack(
             known.step, known.number, flags, 0, before, *seen, gradients, state, after, buffers, self._chain
         )
-        self._chain = xxhash.xxh3_128_digest(row)
-        if entry:
-            row = row[:16] + _NUMBER.pack(self._details.append(entry) + 1) + row[24:]
-        self._rows.append(row[:-16] + self._chain)
+        chain = self._chain = xxhash.xxh3_128_digest(row)
+        detail = self._details.append(entry) + 1 if entry else 0
+        self._rows.append(b"".join((row[:16], _NUMBER.pack(detail), row[24:-16], chain)))
         if self._bounds is not None:
-            self._bounds.check(known.step, known.number, self._chain)
+            self._bounds.check(known.step, known.number, chain)
