@@ -131,6 +131,7 @@ def _determinism(record: Record, seen: observed.Observed) -> Pairs:
         ("promise", record.circumstances.get("launch", {}).get("promise")),
         ("threads", str(recipe.threads)),
         ("seed", recipe.seeds.master + default),
+        *((f"replicate of {name}", str(index)) for name, index in recipe.seeds.replicates.items()),
         *((f"changed {name}", f"{old} -> {new}") for name, (old, new) in seen.overridden().items()),
         *(("seeded by", f"{item['call']}({item['value']}) at {item['file']}:{item['line']}") for item in seen.seeds),
     ]

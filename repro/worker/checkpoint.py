@@ -20,7 +20,7 @@ import torch
 Path = tuple[Any, ...]
 #: The key of what repro itself keeps in a checkpoint, beside the parts.
 OWN = "repro"
-SCHEMA = 1
+SCHEMA = 2
 _PLAIN = (int, float, str, bool, type(None))
 
 
