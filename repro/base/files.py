@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from repro.errors import StoreError
@@ -15,6 +16,7 @@ from repro.errors import StoreError
 TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HARDLY = 1 << 18  # bytes
+_AT_ONCE = 8
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -101,20 +103,31 @@ def _sync_or_take_back(path: Path) -> None:
 
 
 def make_final(paths: Iterable[Path]) -> None:
-    """Make files that others wrote durable and read-only. Raises StoreError."""
-    folders = set()
-    for path in paths:
-        with disk_errors("seal", path):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fchmod(fd, 0o444)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        folders.add(path.parent)
-    for folder in sorted(folders):
-        with disk_errors("seal", folder):
-            sync_folder(folder)
+    """Make files that others wrote durable and read-only. Raises StoreError.
+
+    Syncs that are asked for at once share the disk's commits: one by one, each waits for its own.
+    """
+    found = list(paths)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sync") as pool:
+        for _ in pool.map(_make_final, found):
+            pass
+        for _ in pool.map(_sync_sealed, sorted({path.parent for path in found})):
+            pass
+
+
+def _make_final(path: Path) -> None:
+    with disk_errors("seal", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o444)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _sync_sealed(folder: Path) -> None:
+    with disk_errors("seal", folder):
+        sync_folder(folder)
 
 
 def _temporary(path: Path) -> Path:

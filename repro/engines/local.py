@@ -33,19 +33,22 @@ Listener = Callable[[bytes], None]
 class End(NamedTuple):
     """How the job's first process ended: its exit code or signal, and the signals that were passed on to it.
 
-    ``lost`` says that what it was forked from ended first, and took it along.
+    ``lost`` says why it was never forked, or what it was taken along by.
     """
 
     code: int | None
     signal: int | None
     forwarded: list[int]
-    lost: bool = False
+    lost: str | None = None
 
 
 class First(Protocol):
     """A job's first process, whoever forked it; `wait` returns its exit code, or less than 0 for a signal."""
 
-    pid: int
+    @property
+    def pid(self) -> int | None:
+        """Its id, None where it could not be forked."""
+        ...
 
     def wait(self) -> int:
         """Wait for the end."""
@@ -63,19 +66,20 @@ class LocalProcess:
     """
 
     def __init__(self, process: First, gate: int | None, channels: list[Channel], spared: Sequence[int] = ()) -> None:
-        self.pid = process.pid
         self._process = process
         self._gate = gate
         self._channels = channels
         self._spared = frozenset(spared)
-        self._signals = _Signals(process.pid, channels)
+        self._signals: _Signals | None = None
 
     def release(self) -> None:
         """Let the interpreter enter user code; from here on signals are its own.
 
         One that is gone already (SIGKILL, a broken start) is not an error.
         """
-        self._signals.begin()
+        if self._process.pid is not None:
+            self._signals = _Signals(self._process.pid, self._channels)
+            self._signals.begin()
         if self._gate is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._gate, b"!")
@@ -98,13 +102,16 @@ class LocalProcess:
         """Wait for the end, passing signals on; processes that the job left behind are ended too."""
         try:
             code = self._process.wait()
-            _end_group(self.pid)
+            if self._process.pid is not None:
+                _end_group(self._process.pid)
             _end_children(self._spared)
             self._finish()
         finally:
-            self._signals.end()
-        lost = bool(getattr(self._process, "lost", False))
-        return End(code if code >= 0 else None, -code if code < 0 else None, self._signals.forwarded, lost)
+            if self._signals is not None:
+                self._signals.end()
+        lost = getattr(self._process, "lost", None)
+        forwarded = [] if self._signals is None else self._signals.forwarded
+        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded, lost)
 
     def _finish(self) -> None:
         for channel in self._channels:

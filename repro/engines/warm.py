@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import importlib.machinery
 import json
 import os
@@ -149,7 +150,8 @@ class _Template:
         finally:
             theirs.close()
         try:
-            ready = self._ask({"modules": modules, "stand": self._stand})
+            self._ask({"modules": modules, "stand": self._stand})
+            ready = self.answer()
         except BaseException:
             self.close()
             raise
@@ -157,14 +159,13 @@ class _Template:
         if ready["threads"] != 1:
             raise self._gone(f"it has {ready['threads']} threads")
 
-    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
-        """Return the answer to a request. Raises _NoTemplate when there is none."""
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a request. Raises _NoTemplate when nobody is there."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
             self._control.sendmsg([json.dumps(request).encode()], rights)
         except OSError as error:
             raise self._gone(str(error)) from error
-        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """Return the next thing that the template says. Raises _NoTemplate when it is gone."""
@@ -187,11 +188,11 @@ class _Template:
         return self._process.poll() is None
 
     def launch(self, folder: Path, cwd: Path, channels: list[local.Channel]) -> LocalProcess:
-        """Fork a worker for the job of ``folder``. Raises _NoTemplate, OSError."""
+        """Have a worker forked for the job of ``folder``, and do not wait for it. Raises _NoTemplate."""
         read_end, write_end = os.pipe()
         try:
             request = {"folder": str(folder), "cwd": str(cwd)}
-            answer = self._ask(request, [*(channel.child for channel in channels), read_end])
+            self._ask(request, [*(channel.child for channel in channels), read_end])
         except _NoTemplate:
             os.close(write_end)
             raise
@@ -199,12 +200,9 @@ class _Template:
             os.close(read_end)
             for channel in channels:
                 os.close(channel.child)
-        if "error" in answer:
-            os.close(write_end)
-            raise OSError(answer["error"], os.strerror(answer["error"]))
         for channel in channels:
             channel.start()
-        return LocalProcess(_Worker(answer["pid"], self), write_end, channels, spared=[self._process.pid])
+        return LocalProcess(_Worker(self), write_end, channels, spared=[self._process.pid])
 
     def close(self) -> None:
         """End the template, and a worker that it has with it."""
@@ -217,22 +215,34 @@ class _Template:
 
 
 class _Worker:
-    """A forked worker; when its template is gone the kernel has killed it as well."""
+    """A forked worker. ``lost`` says why there is none, or that its template is gone: the kernel then killed it too."""
 
-    def __init__(self, pid: int, template: _Template) -> None:
-        self.pid = pid
-        self.lost = False
+    def __init__(self, template: _Template) -> None:
+        self.lost: str | None = None
         self._template = template
+
+    @functools.cached_property
+    def pid(self) -> int | None:
+        """Its id once the template has said it, None where it could not be forked."""
+        answer = self._answer()
+        if "error" in answer:
+            self.lost = f"no worker could be forked: {os.strerror(answer['error'])}"
+        return answer.get("pid")
 
     def wait(self) -> int:
         """Return the exit code, or less than 0 for a signal."""
+        answer = {} if self.pid is None else self._answer()
+        return int(answer.get("status", -signal.SIGKILL))
+
+    def _answer(self) -> dict[str, Any]:
         try:
-            return int(self._template.answer()["status"])
+            return self._template.answer()
         except _NoTemplate:
-            self.lost = True
-            return -signal.SIGKILL
+            self.lost = "the template that it was forked from ended"
+            return {}
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

@@ -222,7 +222,7 @@ def _state(end: local.End) -> State:
 
 def _reason(end: local.End) -> str | None:
     if end.lost:
-        return "the template that it was forked from ended"
+        return end.lost
     if end.signal is not None:
         return f"ended by {signal.Signals(end.signal).name}"
     return None if end.code == 0 else f"exit code {end.code}"
