@@ -52,6 +52,7 @@ def _options(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="As for run."),
         click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter."),
         click.option("--workers", type=click.IntRange(1), default=1, metavar="N", help="So many replicates at once."),
+        click.option("--cold", is_flag=True, help="Start each replicate anew; an experiment's are forked unless told."),
         click.option("--seeds", "given", metavar="LIST", help="The seeds (with --vary: the indices) by hand: 1,2,3."),
         click.option("--n", "count", type=int, metavar="N", help="Seeds 0 to N - 1 (5 unless given)."),
     ):
@@ -127,7 +128,8 @@ def _varied(
     indices = plan.seeds(options["count"], options["given"])
     asked, store = _opened(words, options)
     with live.watcher(options["workers"]) as watcher:
-        found = vary.vary(store, asked, streams, indices, options["workers"], watcher, crossed=crossed)
+        workers, cold = options["workers"], options["cold"]
+        found = vary.vary(store, asked, streams, indices, workers, watcher, crossed=crossed, cold=cold)
     _say_read(len(found.runs) + 1 - found.run_now, found.files_checked)
     declared = asked.metrics
     again = sources.twice(found.runs[plan.HELD], found.again, declared)
@@ -147,7 +149,7 @@ def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit:
     indices = plan.seeds(options["count"], options["given"])
     asked, store = _opened(words, options)
     with live.watcher(options["workers"]) as watcher:
-        found = fork.fork(store, asked, epochs, indices, options["workers"], watcher)
+        found = fork.fork(store, asked, epochs, indices, options["workers"], watcher, cold=options["cold"])
     _say_read(len(found.members) + 1 - found.run_now, found.files_checked)
     again = sources.gone_on(found, asked.metrics)
     document = _document(found.study_id, found.members, found)
@@ -269,7 +271,8 @@ def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[study.Study
     seeds = plan.seeds(options["count"], options["given"])
     first, store = _opened(words, options, seeds[0])
     with live.watcher(options["workers"]) as watcher:
-        found = study.study(store, lambda seed: _request(words, options, seed), seeds, options["workers"], watcher)
+        workers, cold = options["workers"], options["cold"]
+        found = study.study(store, lambda seed: _request(words, options, seed), seeds, workers, watcher, cold=cold)
     _say_read(len(found.replicates) - found.run_now, found.files_checked)
     return found, first.metrics
 

@@ -36,7 +36,16 @@ class Forked(NamedTuple):
     files_checked: int
 
 
-def fork(store: Store, request: Request, epochs: int, indices: Sequence[int], workers: int, watcher: Watcher) -> Forked:
+def fork(
+    store: Store,
+    request: Request,
+    epochs: int,
+    indices: Sequence[int],
+    workers: int,
+    watcher: Watcher,
+    *,
+    cold: bool = False,
+) -> Forked:
     """Return the members of a fork after ``epochs`` epochs; the run that they go on from is made where there is none.
 
     Raises:
@@ -47,7 +56,7 @@ def fork(store: Store, request: Request, epochs: int, indices: Sequence[int], wo
     if total is not None and epochs >= total:
         raise UsageError(f"--fork-at {epochs}: the run has {total} epochs, nothing is left to train")
     recover.recover(store)
-    template = pool.capture(store, request)
+    template = pool.capture(store, request, cold=cold)
     first = gather(template, {_PARENT: request}, 1, watcher, whole)
     parent = first.runs[_PARENT]
     check_completed(parent)

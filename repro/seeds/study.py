@@ -52,7 +52,15 @@ class Gathered(NamedTuple):
     files_checked: int
 
 
-def study(store: Store, make: Callable[[int], Request], seeds: Sequence[int], workers: int, watcher: Watcher) -> Study:
+def study(
+    store: Store,
+    make: Callable[[int], Request],
+    seeds: Sequence[int],
+    workers: int,
+    watcher: Watcher,
+    *,
+    cold: bool = False,
+) -> Study:
     """Return the replicates of all ``seeds``, in their order.
 
     Raises:
@@ -60,7 +68,7 @@ def study(store: Store, make: Callable[[int], Request], seeds: Sequence[int], wo
         ReproError: when a replicate could not be started.
     """
     recover.recover(store)
-    template = pool.capture(store, make(seeds[0]))
+    template = pool.capture(store, make(seeds[0]), cold=cold)
     requests = {f"seed {seed}": make(seed) for seed in seeds}
     found = gather(template, requests, workers, watcher)
     replicates = [found.runs[name]._replace(seed=seed) for name, seed in zip(requests, seeds, strict=True)]

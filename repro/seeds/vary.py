@@ -42,6 +42,7 @@ def vary(
     watcher: Watcher,
     *,
     crossed: bool,
+    cold: bool = False,
 ) -> Varied:
     """Return the runs of a design over replicate indices, all under the master seed of ``request``.
 
@@ -53,7 +54,7 @@ def vary(
         ReproError: when a run could not be started, or the first one did not complete.
     """
     recover.recover(store)
-    template = pool.capture(store, request)
+    template = pool.capture(store, request, cold=cold)
     twice = gather(template, {plan.HELD: request, plan.AGAIN: request}, workers, watcher, whole)
     held, again = twice.runs[plan.HELD], twice.runs[plan.AGAIN]
     check_completed(held)

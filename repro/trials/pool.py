@@ -21,11 +21,11 @@ from typing import Generic, NamedTuple, Self, TypeVar
 from repro.base import clock
 from repro.errors import ReproError
 from repro.record.values import Outcome, study_of
-from repro.run import leftovers, recover, seal, setting
+from repro.run import leftovers, recover, resume, seal, setting
 from repro.run.request import Request
 from repro.store.store import Store
 from repro.trials import slot
-from repro.trials.slot import Over, Template
+from repro.trials.slot import Over, Template, Work
 
 __all__ = ["Pool", "Ready", "Template", "capture", "run"]
 
@@ -36,8 +36,8 @@ _Name = TypeVar("_Name", bound=Hashable)
 _Line = Connection
 
 
-def capture(store: Store, request: Request) -> Template:
-    """Capture the project as it is now, with the setting that a request has.
+def capture(store: Store, request: Request, *, cold: bool = False) -> Template:
+    """Capture the project as it is now, with the setting that a request has; ``cold``: no worker is to be forked.
 
     Raises:
         CaptureError, ConfigError, UsageError: when the recipe cannot be captured; nothing was run.
@@ -46,12 +46,11 @@ def capture(store: Store, request: Request) -> Template:
     found = setting.settle(request, None, {})
     outputs = leftovers.known_outputs(store, request.root)
     captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
-    return Template(store, captured.record, found.env, study_of(captured.record.recipe).removeprefix("sha256:")[:16])
+    study = study_of(captured.record.recipe).removeprefix("sha256:")[:16]
+    return Template(store, captured.record, found.env, study, cold=cold)
 
 
-def run(
-    template: Template, requests: Mapping[_Name, Request], workers: int, *, cold: bool = False
-) -> Iterator[tuple[_Name, Outcome]]:
+def run(template: Template, requests: Mapping[_Name, Request], workers: int) -> Iterator[tuple[_Name, Outcome]]:
     """Make the runs, so many at once, and yield each name with its outcome when it is over.
 
     Raises:
@@ -61,7 +60,7 @@ def run(
         return
     waiting = deque(requests.items())
     first = waiting[0][1]
-    with Pool[_Name](template, first, min(workers, len(requests)), cold=cold) as pool:
+    with Pool[_Name](template, first, min(workers, len(requests))) as pool:
         while waiting or pool.busy:
             while waiting and pool.free:
                 pool.begin(*waiting.popleft())
@@ -84,7 +83,7 @@ class _Supervisor(Generic[_Name]):
         self.line = line
         self.begun = time.monotonic()
         self.ready: Ready | None = None
-        self.job: tuple[_Name, Request] | None = None
+        self.job: tuple[_Name, Work] | None = None
 
 
 class Pool(Generic[_Name]):
@@ -94,10 +93,9 @@ class Pool(Generic[_Name]):
     that is passed on to the runs, which end as CANCELLED.
     """
 
-    def __init__(self, template: Template, like: Request, workers: int, *, cold: bool = False) -> None:
+    def __init__(self, template: Template, like: Request, workers: int) -> None:
         self._template = template
         self._like = like
-        self._cold = cold
         self._lost: Counter[Hashable] = Counter()
         self._supervisors: list[_Supervisor[_Name]] = []
         self._stop_before = signal.getsignal(signal.SIGTSTP)
@@ -136,11 +134,11 @@ class Pool(Generic[_Name]):
             self._step()
         return [supervisor.ready for supervisor in self._supervisors if supervisor.ready]
 
-    def begin(self, name: _Name, request: Request) -> None:
-        """Begin a run; one worker at least is free."""
+    def begin(self, name: _Name, request: Request, start: resume.Start | None = None) -> None:
+        """Begin a run, from a checkpoint of its own where it has one; one worker at least is free."""
         idle = [supervisor for supervisor in self._supervisors if supervisor.job is None]
         supervisor = next((item for item in idle if item.ready), idle[0])
-        supervisor.job = name, request
+        supervisor.job = name, Work(request, start or self._template.start)
         self._send(supervisor)
 
     def next(self) -> tuple[_Name, Outcome]:
@@ -153,7 +151,7 @@ class Pool(Generic[_Name]):
             found = self._step()
             if found is None:
                 continue
-            (name, request), over = found
+            (name, work), over = found
             if over.fault is not None:
                 raise ReproError(f"{name}: {over.fault}", hint=over.hint)
             outcome = self._template.store.outcome(over.run_id)
@@ -161,9 +159,9 @@ class Pool(Generic[_Name]):
             if outcome.state != "LOST":
                 return name, outcome
             self._note_lost(name)
-            self.begin(name, request)
+            self.begin(name, *work)
 
-    def _step(self) -> tuple[tuple[_Name, Request], Over] | None:
+    def _step(self) -> tuple[tuple[_Name, Work], Over] | None:
         """Wait until a supervisor says something or ends; return the run that is over, if one is."""
         lines = {supervisor.line: supervisor for supervisor in self._supervisors}
         supervisor = next(lines[line] for line in wait(list(lines)))  # type: ignore[index]
@@ -188,10 +186,7 @@ class Pool(Generic[_Name]):
                 other.line.close()
 
         context = multiprocessing.get_context("fork")
-        options = {"cold": self._cold, "close": close}
-        supervisor.process = context.Process(
-            target=slot.serve, args=(theirs, self._template), kwargs=options, daemon=True
-        )
+        supervisor.process = context.Process(target=slot.serve, args=(theirs, self._template, close), daemon=True)
         supervisor.process.start()
         theirs.close()
         supervisor.line.send(self._like)

@@ -24,7 +24,8 @@ from repro.trials.folder import Folder
 class Template(NamedTuple):
     """What all runs share: a record that was captured and never sealed, and the environment it was made in.
 
-    ``start`` is the checkpoint that all go on from, where they do.
+    ``start`` is the checkpoint that all go on from, where they do and have none of their own. ``cold`` says that each
+    worker is started anew, also where one could be forked.
     """
 
     store: Store
@@ -32,10 +33,18 @@ class Template(NamedTuple):
     env: dict[str, str]
     study_id: str
     start: resume.Start | None = None
+    cold: bool = False
 
     def recipe(self, request: Request) -> Recipe:
         """Return the recipe of one run."""
         return seal.recipe_of(self.record.recipe, request, self.env)
+
+
+class Work(NamedTuple):
+    """A run to be made, and the checkpoint that it goes on from where it does."""
+
+    request: Request
+    start: resume.Start | None
 
 
 class Over(NamedTuple):
@@ -49,12 +58,12 @@ class Over(NamedTuple):
 class Slot:
     """Makes runs of one template, one at a time."""
 
-    def __init__(self, template: Template, *, cold: bool) -> None:
+    def __init__(self, template: Template) -> None:
         self._template = template
         self._environment = {**OFFLINE, **os.environ}
         self._folder = Folder(template.store, template.record)
         self._given: seal.Given | None = None
-        self._engine = None if cold else warm.Engine(folders=_folders(template.record.recipe))
+        self._engine = None if template.cold else warm.Engine(folders=_folders(template.record.recipe))
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +87,9 @@ class Slot:
         name = self._template.store.run_folder(self._template.record.run_id)
         return self._engine.prepare({**found.env, "REPRO_JOB": str(name)}, placed.working_folder)
 
-    def make(self, request: Request) -> execute.Result:
+    def make(self, work: Work) -> execute.Result:
         """Make one run. Raises what `execute.execute` does."""
-        placed, live = self._place(request)
+        placed, live = self._place(work.request)
         assert self._given is not None  # noqa: S101  (it comes with the place)
         return execute.execute(
             placed,
@@ -90,7 +99,7 @@ class Slot:
                 given=self._given,
                 live=live,
                 environment=self._environment,
-                start=self._template.start,
+                start=work.start,
                 launch=local.launch if self._engine is None else self._engine.launch,
             ),
         )
@@ -115,7 +124,7 @@ def _folders(recipe: Recipe) -> list[str]:
     return [os.path.relpath(folder or ".", recipe.cwd or ".")]
 
 
-def serve(connection: Connection, template: Template, *, cold: bool, close: Callable[[], None]) -> None:
+def serve(connection: Connection, template: Template, close: Callable[[], None]) -> None:
     """Be the supervisor of one worker: make the runs that are asked for, and say of each when it is over.
 
     The first request only says what will come; its answer tells why no template is used, or None. ``close`` closes
@@ -129,10 +138,10 @@ def serve(connection: Connection, template: Template, *, cold: bool, close: Call
     close()
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
-        with Slot(template, cold=cold) as slot:
+        with Slot(template) as slot:
             connection.send(_said(lambda: slot.prepare(connection.recv())))
-            while (request := connection.recv()) is not None:
-                connection.send(_over(slot, request))
+            while (work := connection.recv()) is not None:
+                connection.send(_over(slot, work))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         return
 
@@ -144,8 +153,8 @@ def _said(prepare: Callable[[], str | None]) -> str | None:
         return str(error)
 
 
-def _over(slot: Slot, request: Request) -> Over:
+def _over(slot: Slot, work: Work) -> Over:
     try:
-        return Over(slot.make(request).record.run_id)
+        return Over(slot.make(work).record.run_id)
     except ReproError as error:
         return Over("", str(error), error.hint)
