@@ -47,12 +47,13 @@ class Asked(NamedTuple):
 
 
 class Averaged(NamedTuple):
-    """An averaged model: its run, members, scores by who has them, and how it came about."""
+    """An averaged model: its run, members, scores by who has them, how it came about, and what is amiss."""
 
     result: execute.Result
     members: list[Member]
     metrics: dict[str, dict[str, float]]
     details: dict[str, Any]
+    notes: list[str]
 
 
 class _Wanted(NamedTuple):
@@ -75,11 +76,14 @@ def average(store: Store, members: Sequence[Member], asked: Asked) -> Averaged:
     module = _module(store, members, asked)
     _check(members, asked, validation, module)
     wanted = _wanted(store, members, asked, validation, module)
-    result = _execute(store, members, wanted, asked)
+    result, changed = _execute(store, members, wanted, asked)
     details = _details(result)
     if result.outcome.state != "COMPLETED":
         raise _failed(result, details)
-    return Averaged(result, list(members), _by_whom(result.outcome.metrics), details)
+    before, now = members[0].record.recipe.data, result.record.recipe.data
+    changed += [f"data.{name}" for name, value in before.items() if now.get(name) != value]
+    notes = [f"{path} is not what it was when {members[0].run_id} read it" for path in changed]
+    return Averaged(result, list(members), _by_whom(result.outcome.metrics), details, notes)
 
 
 def _module(store: Store, members: Sequence[Member], asked: Asked) -> str | None:
@@ -190,14 +194,17 @@ def _files(store: Store, members: Sequence[Member], asked: Asked, splits: Sequen
 
 
 def _from(record: Record, path: Path) -> str:
-    """Return a path from where the run begins, so that project and store can be moved together, else an absolute one."""
+    """Return a path from where the run begins, so that project and store can be moved together; else absolute."""
     project = record.circumstances["project"]
     if record.recipe.cwd is None or not path.is_relative_to(project["root"]):
         return str(path)
     return os.path.relpath(path, os.path.join(project["root"], record.recipe.cwd))
 
 
-def _execute(store: Store, members: Sequence[Member], wanted: _Wanted, asked: Asked) -> execute.Result:
+def _execute(
+    store: Store, members: Sequence[Member], wanted: _Wanted, asked: Asked
+) -> tuple[execute.Result, list[str]]:
+    """Make the run in a folder of its own; return it and the files that are not as the first member read them."""
     record, recipe = wanted.record, wanted.record.recipe
     folder, lock = store.new_work()
     try:
@@ -224,7 +231,7 @@ def _execute(store: Store, members: Sequence[Member], wanted: _Wanted, asked: As
         given = Given(recipe.code, recipe.sources, None, None, record.circumstances["project"])
         environment = {**OFFLINE, **os.environ}
         options = execute.Options(quiet=True, given=given, live=restored.live, environment=environment)
-        return execute.execute(request, store, options)
+        return execute.execute(request, store, options), [path for path, _, _ in restored.changed]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
@@ -241,14 +248,11 @@ def _details(result: execute.Result) -> dict[str, Any]:
 
 def _failed(result: execute.Result, details: Mapping[str, Any]) -> ReproError:
     """Return the error that a run which did not complete comes to."""
-    run_id = result.record.run_id
     if "refused" in details:
         return UsageError(str(details["refused"]), hint=details.get("hint"))
     lines = (result.folder / "stderr.log").read_text(errors="replace").strip().splitlines()
     last = lines[-1] if lines else result.outcome.reason or result.outcome.state
-    return ReproError(
-        f"the averaged model could not be made: {last}", hint=f"{result.folder / 'stderr.log'} ({run_id})"
-    )
+    return ReproError(f"the averaged model could not be made: {last}", hint=f"{result.folder / 'stderr.log'} ")
 
 
 def _by_whom(values: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -49,7 +49,9 @@ def command(
     common.needs_runs(store)
     store = Store.create(store.folder)
     asked = driver.Asked(method, test, validation, rebasin, max_barrier)
-    found = driver.average(store, members.find(store, study), asked)
+    runs = members.find(store, study)
+    common.say(f"repro: averaging {common.count(len(runs), 'run')} by {method}", dim=True)
+    found = driver.average(store, runs, asked)
     if as_json:
         common.emit(_document(found, asked))
     else:
@@ -67,6 +69,7 @@ def _document(found: driver.Averaged, asked: driver.Asked) -> dict[str, Any]:
         "member_runs": [member.run_id for member in found.members],
         "best_single": None if best is None else found.members[best].run_id,
         "metrics": {who: values or None for who, values in found.metrics.items()},
+        "notes": found.notes,
         "details": {name: value for name, value in found.details.items() if name not in ("best_single", "method")},
     }
 
@@ -104,4 +107,4 @@ def _lines(found: driver.Averaged) -> list[str]:
         lines.append(f"barrier: {details['barrier']:.4g}, the highest of {len(details['barriers'])} pairs ({start})")
     if "taken" in details:
         lines.append(f"taken: {', '.join(ids[index] for index in details['taken'])}")
-    return [*lines, *details.get("notes", []), f"kept as run {found.result.record.run_id}"]
+    return [*lines, *details.get("notes", []), *found.notes, f"kept as run {found.result.record.run_id}"]

@@ -77,7 +77,12 @@ def inputs(
 
 
 def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
-    """Keep the bytes of a small input, so that a change of it can be undone; return how much room that took."""
+    """Keep the bytes of a small input, so that a change of it can be undone; return how much room that took.
+
+    What an averaged model reads of its members is in the store already.
+    """
+    if os.path.realpath(path).startswith(f"{store.runs}{os.sep}"):
+        return None
     is_small = item.size <= min(_MOST_OF_ONE, room)
     if not is_small or item.note is not None or not (item.digest or "").startswith("sha256:"):
         return None

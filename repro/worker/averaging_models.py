@@ -140,7 +140,7 @@ class _Clock:
 
 
 def _now() -> float:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -186,7 +186,7 @@ def state_of(found: Mapping[str, Any], model: torch.nn.Module, number: int) -> d
         Refused: where none fits.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items()}
-    parts = {name: part for name, part in found.items() if name != OWN and isinstance(part, Mapping)}
+    parts = {name: _bare(part) for name, part in found.items() if name != OWN and isinstance(part, Mapping)}
     fitting = [
         name
         for name, part in parts.items()
@@ -199,6 +199,15 @@ def state_of(found: Mapping[str, Any], model: torch.nn.Module, number: int) -> d
             f"no part of the last checkpoint of member {number} fits what build(run) makes (parts: {has})", hint
         )
     return dict(parts["model" if "model" in fitting else fitting[0]])
+
+
+def _bare(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state without what compiling a network, or spreading it over devices, puts before all names."""
+    found = dict(part)
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if found and all(str(name).startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def loaded(model: torch.nn.Module, state: Mapping[str, Any]) -> torch.nn.Module:

@@ -41,6 +41,7 @@ class Averages:
         where: Where,
     ) -> None:
         _check(model, ema, swa, swa_start, last)
+        model = bare(model)
         self._model = model
         self._where = where
         self._swa_start = swa_start
@@ -108,6 +109,17 @@ def mean(model: torch.nn.Module, states: Any) -> swa_utils.AveragedModel:
         model.load_state_dict(state)
         averaged.update_parameters(model)
     return averaged
+
+
+def bare(model: Any) -> Any:
+    """Return the network itself, of one that is compiled or spread over devices."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
 
 
 def _ema(decay: float) -> Callable[..., None]:
