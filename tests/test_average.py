@@ -1,5 +1,7 @@
 """Predictions for each example, and the models that are averaged from them or from weights."""
 
+import importlib
+import math
 import re
 import sys
 from itertools import pairwise
@@ -268,12 +270,92 @@ def evaluate(model, run, split):
 """
 
 
-def test_batch_norm_statistics_are_estimated_anew(tmp_path, monkeypatch):
+SEED = {"master": "0", "replicates": {}}
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """A maker of the user's module from its text."""
+
+    def make(text: str, seeds: list[dict[str, Any]]) -> models.UserModule:
+        path = tmp_path / "module_of_the_user.py"
+        path.write_text(text)
+        monkeypatch.setattr(sys, "argv", list(sys.argv))
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+        importlib.invalidate_caches()
+        return models.UserModule(str(path), {}, seeds)
+
+    return make
+
+
+EVALUATE = """\
+from torch import nn
+
+
+def build(run):
+    return nn.Linear(1, 1)
+
+
+def evaluate(model, run, split):
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return 0.25", {"accuracy": 0.25}),
+        ("return {'accuracy': 0.5, 'nll': 0.7, 'seen': 3}", {"accuracy": 0.5, "nll": 0.7}),
+        ("return {'rmse': 2.0}", {"rmse": 2.0}),
+        ("return {'probabilities': [1.0, 3.0], 'targets': [2.0, 2.0]}", {"rmse": 1.0}),
+        ("return [9, 5], [1.0, 3.0], [2.0, 2.0]", {"rmse": 1.0}),
+        ("run.log(x=1); run.predictions('dev', [9, 5], [1.0, 3.0], [2.0, 2.0])", {"rmse": 1.0}),
+    ],
+)
+def test_an_evaluation_comes_back_in_several_forms(user_module, body, expected):
+    """Predictions that are saved or returned, a mapping of scores, or the accuracy alone."""
+    module = user_module(EVALUATE + f"    {body}\n", [SEED])
+    assert module.evaluate(module.build(), "test").scores == pytest.approx(expected)
+
+
+def test_an_evaluation_that_says_nothing_is_an_error(user_module):
+    """The message says what `evaluate` is to do."""
+    module = user_module(EVALUATE + "    return None\n", [SEED])
+    with pytest.raises(TypeError, match=r"run\.predictions\(split, ids, probabilities, targets\), or returns"):
+        module.evaluate(module.build(), "test")
+
+
+def test_a_split_from_a_stream_that_members_do_not_share_is_refused(user_module):
+    """Of one seed, or with the split's replicate held, it is the same for all; else it is refused."""
+    text = EVALUATE + "    run.rng('split')\n    return 0.5\n"
+    for other in (SEED, {"master": "0", "replicates": {"order": 3}}):
+        module = user_module(text, [SEED, other])
+        assert module.evaluate(module.build(), "test").scores == {"accuracy": 0.5}
+    for other in ({"master": "1", "replicates": {}}, {"master": "0", "replicates": {"split": 1}}):
+        module = user_module(text, [SEED, other])
+        with pytest.raises(Refused, match="drawn from the stream 'split'"):
+            module.evaluate(module.build(), "test")
+
+
+def test_a_barrier_of_nan_is_not_low(user_module):
+    """Weights whose mean diverges are refused, and so is every barrier above the limit, unless a start is shared."""
+    text = (
+        EVALUATE
+        + "    w = model.weight.item()\n    return {'accuracy': 0.5, 'nll': float('nan') if 0.4 < w < 0.6 else w}\n"
+    )
+    kitchen = soup.Kitchen(user_module(text, [SEED]))
+    ends = [{"weight": torch.tensor([[value]]), "bias": torch.zeros(1)} for value in (0.0, 1.0)]
+    assert math.isnan(soup.barrier(kitchen, *ends, (0.0, 1.0), "val"))
+    for highest, shared in ((math.nan, False), (0.011, False)):
+        with pytest.raises(Refused, match="the loss rises by"):
+            soup.check_barrier(highest, 0.01, shared=shared)
+    soup.check_barrier(0.01, 0.01, shared=False)
+    soup.check_barrier(5.0, 0.01, shared=True)
+
+
+def test_batch_norm_statistics_are_estimated_anew(user_module):
     """A mean of weights is evaluated with the statistics of the training data; each call draws as the first."""
-    (tmp_path / "normed_module.py").write_text(NORMED)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    module = models.UserModule(str(tmp_path / "normed_module.py"), {}, [{"master": "0", "replicates": {}}])
+    module = user_module(NORMED, [SEED])
     kitchen = soup.Kitchen(module)
     state = dict(kitchen.mean([module.build().state_dict(), module.build().state_dict()]))
     assert kitchen.has_statistics
