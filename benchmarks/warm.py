@@ -158,14 +158,14 @@ def where(seconds: float, count: int = 15) -> None:
         template = pool.capture(store, next(asked))
         spent: dict[str, list[float]] = defaultdict(list)
         quiet: dict[str, list[float]] = defaultdict(list)
-        with slot.Slot(template, cold=False) as one:
+        with slot.Slot(template) as one:
             one.prepare(next(asked))
-            one.make(next(asked))
+            one.make(slot.Work(next(asked), None))
             for _ in range(count):
                 with watched(spent):
-                    timed(spent, "all", one.make)(next(asked))
+                    timed(spent, "all", one.make)(slot.Work(next(asked), None))
                 with watched(quiet):
-                    one.make(replace(next(asked), trail=TrailSchedule(enabled=False)))
+                    one.make(slot.Work(replace(next(asked), trail=TrailSchedule(enabled=False)), None))
     parts = {name: statistics.median(values) * 1e3 for name, values in spent.items()}
     trail = parts["worker"] - statistics.median(quiet["worker"]) * 1e3
     print(f"  a trial of {alone * 1e3:.0f} ms, one worker alone: median of {count}, ms")

@@ -102,16 +102,31 @@ class Engine:
         if self._template is None or self._template.key != key or not self._template.lives():
             self.close()
             try:
-                self._template = _Template(key, env, self._modules)
-                self._check(self._template, env, cwd)
+                self._template = self._begin(key, env, cwd)
             except _NoTemplate as error:
                 self._why_cold[key] = str(error)
                 self.close()
                 raise
         return self._template
 
+    def _begin(self, key: frozenset[tuple[str, str]], env: Mapping[str, str], cwd: Path) -> _Template:
+        """Start a template; where the modules that are asked for do it no good, one without them."""
+        template = _Template(key, env, self._modules)
+        if self._modules and not template.is_sound:
+            template.close()
+            self._modules = []
+            return self._begin(key, env, cwd)
+        try:
+            self._check(template, env, cwd)
+        except _NoTemplate:
+            template.close()
+            raise
+        return template
+
     def _check(self, template: _Template, env: Mapping[str, str], cwd: Path) -> None:
-        """Raise _NoTemplate where user code could have modules of names that the template has loaded."""
+        """Raise _NoTemplate where workers could differ, or user code could have modules of names that are loaded."""
+        if not template.is_sound:
+            raise _NoTemplate("torch does not leave one thread and unmoved generators when it is imported")
         named = [os.path.join(cwd, entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
         for folder in (*(os.path.join(cwd, entry) for entry in self._folders), *named):
             for name, origin in template.added.items():
@@ -127,7 +142,10 @@ class Engine:
 
 
 class _Template:
-    """A running template; ``added`` has the modules that it has loaded beyond those of a cold worker."""
+    """A running template; ``added`` has the modules that it has loaded beyond those of a cold worker.
+
+    It ``is_sound`` where it has one thread, and nothing has been drawn from a generator.
+    """
 
     def __init__(self, key: frozenset[tuple[str, str]], env: Mapping[str, str], modules: Sequence[str]) -> None:
         self.key = key
@@ -156,8 +174,7 @@ class _Template:
             self.close()
             raise
         self.added: dict[str, str | None] = ready["added"]
-        if ready["threads"] != 1:
-            raise self._gone(f"it has {ready['threads']} threads")
+        self.is_sound = ready["threads"] == 1 and not ready["moved"]
 
     def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a request. Raises _NoTemplate when nobody is there."""

@@ -18,6 +18,7 @@ from repro.record.values import Recipe, Record
 from repro.run import execute, resume, seal, setting
 from repro.run.request import Request
 from repro.store.store import Store
+from repro.trials import libraries
 from repro.trials.folder import Folder
 
 
@@ -63,7 +64,7 @@ class Slot:
         self._environment = {**OFFLINE, **os.environ}
         self._folder = Folder(template.store, template.record)
         self._given: seal.Given | None = None
-        self._engine = None if template.cold else warm.Engine(folders=_folders(template.record.recipe))
+        self._engine: warm.Engine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -80,16 +81,14 @@ class Slot:
         """Have the folder, and the template where one can be used; return why none is."""
         placed, _ = self._place(request)
         if self._engine is None:
-            return "told to be cold"
-        if request.entry is None:
-            return "a command starts as it does by hand"
+            return "told to be cold" if self._template.cold else "a command starts as it does by hand"
         found = setting.settle(placed, self._environment, {})
         name = self._template.store.run_folder(self._template.record.run_id)
         return self._engine.prepare({**found.env, "REPRO_JOB": str(name)}, placed.working_folder)
 
-    def make(self, work: Work) -> execute.Result:
-        """Make one run. Raises what `execute.execute` does."""
-        placed, live = self._place(work.request)
+    def make(self, request: Request, start: resume.Start | None = None) -> execute.Result:
+        """Make one run, from a checkpoint of its own where it has one. Raises what `execute.execute` does."""
+        placed, live = self._place(request)
         assert self._given is not None  # noqa: S101  (it comes with the place)
         return execute.execute(
             placed,
@@ -99,7 +98,7 @@ class Slot:
                 given=self._given,
                 live=live,
                 environment=self._environment,
-                start=work.start,
+                start=start or self._template.start,
                 launch=local.launch if self._engine is None else self._engine.launch,
             ),
         )
@@ -111,17 +110,12 @@ class Slot:
         if is_new:
             record = self._template.record
             recipe, project = record.recipe, record.circumstances["project"]
+            if recipe.entry is not None and not self._template.cold and self._engine is None:
+                script = restored.place / recipe.entry.rpartition(":")[0]
+                self._engine = warm.Engine(libraries.imported(script), [str(script.parent)])
             given = seal.Given(recipe.code, recipe.sources, None, None, project, self._template.study_id, record)
             self._given = given._replace(stats=seal.given_stats(given, placed, self._template.store))
         return placed, restored.live
-
-
-def _folders(recipe: Recipe) -> list[str]:
-    """Return where the user's modules are imported from first: the folder of the entry, from the working folder."""
-    if recipe.entry is None:
-        return []
-    folder = os.path.dirname(recipe.entry.rpartition(":")[0])
-    return [os.path.relpath(folder or ".", recipe.cwd or ".")]
 
 
 def serve(connection: Connection, template: Template, close: Callable[[], None]) -> None:
@@ -155,6 +149,6 @@ def _said(prepare: Callable[[], str | None]) -> str | None:
 
 def _over(slot: Slot, work: Work) -> Over:
     try:
-        return Over(slot.make(work).record.run_id)
+        return Over(slot.make(*work).record.run_id)
     except ReproError as error:
         return Over("", str(error), error.hint)

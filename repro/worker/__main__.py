@@ -20,9 +20,10 @@ def main() -> int:
     from repro.worker import hook  # noqa: F401
 
     if sys.argv[1] == "--template":
+        known = frozenset(sys.modules)
         from repro.worker import template
 
-        template.run(int(sys.argv[2]), _work, _own)
+        template.run(int(sys.argv[2]), known, _work, _own)
     return _work()
 
 

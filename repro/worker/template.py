@@ -13,11 +13,12 @@ import gc
 import importlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
@@ -26,12 +27,12 @@ _LOADED = ("torch._dynamo", "repro.worker.trail", "repro.worker.loaders", "repro
 _LOADED_BY_HOOK = ("determinism", "modules", "redirect", "seeding", "tensorboard", "watch")
 
 
-def run(descriptor: int, work: Callable[[], int], own: Callable[[], Sequence[str]]) -> NoReturn:
+def run(descriptor: int, known: Collection[str], work: Callable[[], int], own: Callable[[], Sequence[str]]) -> NoReturn:
     """Be a template that takes requests from a socket; in each worker do ``work``, and end.
 
-    ``own`` names the folders of the user's code.
+    ``known`` are the modules that a cold worker has; ``own`` names the folders of the user's code.
     """
-    begin = _serve(descriptor)
+    begin = _serve(descriptor, {name.partition(".")[0] for name in known})
 
     def worker() -> int:
         begin()
@@ -40,20 +41,19 @@ def run(descriptor: int, work: Callable[[], int], own: Callable[[], Sequence[str
     _leave(worker, own)
 
 
-def _serve(descriptor: int) -> Callable[[], None]:
+def _serve(descriptor: int, known: Collection[str]) -> Callable[[], None]:
     """Fork a worker for each request; return in each, and there alone: what makes it one.
 
     The first message names further modules to load. The answer has the names that are loaded beyond those that a cold
     worker has, each with its file: user code may have modules of the same names.
     """
     control = socket.socket(fileno=descriptor)
-    before = {name.partition(".")[0] for name in sys.modules}
     asked = json.loads(control.recv(_MOST))
-    _load(asked["modules"])
-    added = {name.partition(".")[0] for name in sys.modules} - before
+    moved = _load(asked["modules"])
+    added = {name.partition(".")[0] for name in sys.modules}.difference(known)
     _settle()
     origins = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(added)}
-    control.send(json.dumps({"added": origins, "threads": _threads()}).encode())
+    control.send(json.dumps({"added": origins, "threads": _threads(), "moved": moved}).encode())
     place = _variable("REPRO_JOB")
     while True:
         request, descriptors = _receive(control)
@@ -76,15 +76,27 @@ def _serve(descriptor: int) -> Callable[[], None]:
             control.send(json.dumps({"status": status}).encode())
 
 
-def _load(modules: Sequence[str]) -> None:
-    """Import what a first step and the hooks import, and those of the user's libraries that can be imported."""
+def _load(modules: Sequence[str]) -> bool:
+    """Import what a first step and the hooks import, and the libraries that are asked for.
+
+    Return whether these did what a template must not do: drew from a global generator, or began to use a GPU.
+    """
+    import numpy as np
+    import torch
+
     for name in (*_LOADED, *(f"repro.worker.{name}" for name in _LOADED_BY_HOOK)):
         importlib.import_module(name)
+    before = _generators(np, torch)
     for name in modules:
         try:
             importlib.import_module(name)
         except Exception:  # noqa: S112  (the worker says so, where it is the user's line that imports it)
             continue
+    return _generators(np, torch) != before or bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _generators(np: Any, torch: Any) -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
 
 def _settle() -> None:
