@@ -161,6 +161,7 @@ def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
         profile=plan.profile,
         threads=plan.threads,
         trail=recipe.trail,
+        epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
     )
 
 

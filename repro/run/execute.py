@@ -172,7 +172,7 @@ class _Execution:
             protect=bool(self.options.live) and not self.options.allow_outside,
             keep=[os.path.join(place, name) for name in keep],
             budget=self.asked.budget,
-            horizon=self.asked.budget,
+            horizon=self.asked.horizon,
             resume={} if self.options.start is None else self.options.start.points,
             **self.options.job,
         )

@@ -28,6 +28,7 @@ class Request:
 
     ``root`` is the user's project; ``place`` is where the run happens: the same, or a materialised folder.
     ``cwd`` is relative to the root, None where the user stands outside it (then ``outside`` says where).
+    ``epochs`` is the budget of a run that ends before its horizon.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Request:
     profile: Profile = "warn"
     threads: int | None = None
     trail: TrailSchedule = field(default_factory=TrailSchedule)
+    epochs: int | None = None
 
     @property
     def working_folder(self) -> Path:
@@ -62,7 +64,12 @@ class Request:
 
     @property
     def budget(self) -> dict[str, int]:
-        """The run's budget: the parameter ``epochs``, where there is one."""
+        """The run's budget: so many ``epochs`` where it ends before its horizon, else the horizon."""
+        return self.horizon if self.epochs is None else {"epochs": self.epochs}
+
+    @property
+    def horizon(self) -> dict[str, int]:
+        """The length that schedules are laid out for: the parameter ``epochs``, where there is one."""
         epochs = self.params.get("epochs")
         return {"epochs": epochs} if isinstance(epochs, int) and not isinstance(epochs, bool) else {}
 

@@ -34,6 +34,7 @@ class Start:
     record: Record
     outcome: Outcome
     points: dict[str, dict[str, Any]]
+    horizon_read: bool = True
 
     def circumstances(self) -> dict[str, Any]:
         """Return what the record of the continuation says of it."""
@@ -151,7 +152,14 @@ def _checked(store: Store, record: Record, outcome: Outcome | None, points: dict
             raise StoreDamagedError(
                 f"{path} is not what it was when it was sealed", hint=f"repro verify {record.run_id}"
             )
-    return Start(record, outcome, points)
+    return Start(record, outcome, points, read_horizon(store, record))
+
+
+def read_horizon(store: Store, record: Record) -> bool:
+    """Say whether a run, or one that it went on from, read the horizon: then it holds under that horizon alone."""
+    earlier = record.circumstances.get("resumed")
+    seen = observed.read(store.run_folder(record.run_id))
+    return seen.horizon_read or (earlier is not None and read_horizon(store, store.record(earlier["run"])))
 
 
 def _names(point: Mapping[str, Any]) -> list[str]:
@@ -214,6 +222,7 @@ def request_of(record: Record) -> Request:
         profile=recipe.profile,
         threads=recipe.threads,
         trail=recipe.trail,
+        epochs=recipe.budget.get("epochs"),
     )
 
 
@@ -257,12 +266,21 @@ def check_recipe(start: Start, found: Record, store: Store) -> None:
 
 
 def _until(recipe: Recipe, start: Start) -> Recipe:
-    """Return a recipe less what of its seed plan has no effect before the checkpoint."""
+    """Return a recipe less what of it has no effect before the checkpoint.
+
+    That is the later part of the seed plan; the budget, where it reaches as far; and the horizon, where the run that
+    made the checkpoint never read it.
+    """
     epoch = next(iter(start.points.values()))["epoch"]
     if epoch is None:
         return recipe
     plan = msgspec.structs.replace(recipe.seeds, replicates=seeds.until(recipe.seeds.replicates, epoch + 1))
-    return msgspec.structs.replace(recipe, seeds=plan)
+    budget = {name: min(amount, epoch + 1) for name, amount in recipe.budget.items()}
+    found = msgspec.structs.replace(recipe, seeds=plan, budget=budget)
+    if start.horizon_read:
+        return found
+    params = {name: value for name, value in found.params.items() if name != "epochs"}
+    return msgspec.structs.replace(found, params=params, horizon={})
 
 
 def hand_over(start: Start, store: Store, folder: Path) -> None:

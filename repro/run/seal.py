@@ -99,7 +99,7 @@ def capture(
         settings=settings.flags,
         threads=settings.threads,
         budget=request.budget,
-        horizon=request.budget,
+        horizon=request.horizon,
         trail=request.trail,
         environment=variables.recipe(environment),
     )
@@ -187,7 +187,7 @@ def recipe_of(recipe: Recipe, request: Request, environment: Mapping[str, str]) 
         command=words,
         params=request.params,
         budget=request.budget,
-        horizon=request.budget,
+        horizon=request.horizon,
     )
 
 

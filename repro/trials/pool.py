@@ -138,7 +138,7 @@ class Pool(Generic[_Name]):
         """Begin a run, from a checkpoint of its own where it has one; one worker at least is free."""
         idle = [supervisor for supervisor in self._supervisors if supervisor.job is None]
         supervisor = next((item for item in idle if item.ready), idle[0])
-        supervisor.job = name, Work(request, start or self._template.start)
+        supervisor.job = name, Work(request, start)
         self._send(supervisor)
 
     def next(self) -> tuple[_Name, Outcome]:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -22,10 +22,13 @@ from repro.worker.sources import Sources
 class Params(Mapping[str, Any]):
     """The run's parameters, read as ``params.lr`` or ``params["lr"]``; they cannot be changed."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], horizon_read: Callable[[], None] = lambda: None) -> None:
         self.__dict__["_values"] = dict(values)
+        self.__dict__["_horizon_read"] = horizon_read
 
     def __getitem__(self, name: str) -> Any:
+        if name == "epochs":
+            self._horizon_read()
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -40,7 +43,7 @@ class Params(Mapping[str, Any]):
             known = ", ".join(values) or "none"
             msg = f"no parameter {name!r}; the experiment has: {known}"
             raise AttributeError(msg)
-        return values[name]
+        return self[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
         msg = f"parameters cannot be changed while a run goes on ({name} = {value!r})"
@@ -75,7 +78,7 @@ class Run:
         self._keys: dict[str, str] = {}
         self._saved = 0
         self._artifacts: dict[str, str] = {}
-        self.params = Params({} if job is None else job.params)
+        self.params = Params({} if job is None else job.params, self._horizon_read)
         self._progress: Progress | None = None
         if job is not None and observed is not None and self._metrics is not None:
             self._progress = Progress(self._sources, job, observed, self._metrics)
@@ -93,9 +96,13 @@ class Run:
     @property
     def horizon(self) -> int | None:
         """The length that schedules are laid out for, in epochs; None where the experiment declares none."""
+        self._horizon_read()
+        return None if self._job is None else self._job.horizon.get("epochs")
+
+    def _horizon_read(self) -> None:
+        """Take note that the run depends on its horizon, also where it reads the parameter ``epochs``."""
         if self._observed is not None:
             self._observed.event("horizon-read")
-        return None if self._job is None else self._job.horizon.get("epochs")
 
     def log(self, values: Mapping[str, float] | None = None, /, *, step: int | None = None, **named: float) -> None:
         """Append one point of one or more metrics: ``run.log(step=3, loss=0.5)``.
@@ -136,6 +143,8 @@ class Run:
         if total is None:
             msg = "run.epochs() needs a parameter 'epochs' in the experiment, or a count: run.epochs(10)"
             raise ValueError(msg)
+        if self._observed is not None:
+            self._observed.event("epochs-asked")
         yield from range(total) if self._progress is None else self._progress.epochs(total)
 
     def rng(self, name: str, *at: int) -> Any:
