@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from repro.cli import common, live
+from repro.cli import common, live, plot
 from repro.errors import UsageError
 from repro.record.values import MetricSpec
-from repro.run import request
+from repro.run import leftovers, request
 from repro.run.request import Request
-from repro.seeds import fork, plan, report, sources, study, vary
+from repro.seeds import examples, fork, plan, report, sources, study, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
 
@@ -66,6 +66,9 @@ def _options(function: Callable[..., int]) -> Callable[..., int]:
 @click.option("--vary", "streams", metavar="STREAMS", help="Vary each stream alone: init,order,dropout,augment,split.")
 @click.option("--crossed", is_flag=True, help="All of init x order.")
 @click.option("--fork-at", type=click.IntRange(1), metavar="EPOCHS", help="Go on from one run, under other orders.")
+@click.option(
+    "--plots", "folder", type=click.Path(file_okay=False, path_type=Path), help="Make PNG and SVG files here."
+)
 @_options
 def run(
     words: tuple[str, ...],
@@ -73,6 +76,7 @@ def run(
     streams: str | None,
     crossed: bool,
     fork_at: int | None,
+    folder: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -85,12 +89,28 @@ def run(
         said = _varied(words, options, plan.streams(streams, crossed=crossed), stable_within, crossed=crossed)
     else:
         said = _plain(words, options, stable_within)
+    if folder is not None:
+        _draw(said.document, *_opened(words, options), folder, "order" if fork_at is not None else "seed")
     if as_json:
         common.emit(said.document)
     else:
         for line in said.lines:
             click.echo(line)
     return said.code
+
+
+def _draw(document: Mapping[str, Any], asked: Request, store: Store, folder: Path, what: str) -> None:
+    """Write the figures of all metrics, and say where; like what a run left they are no code of the next study."""
+    from repro.base import files
+    from repro.report import seeds as pictures
+
+    drawn = pictures.draw(document, store, what)
+    with files.disk_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in drawn.items():
+            (folder / name).write_bytes(data)
+    leftovers.remember(store, asked.root, [folder / name for name in drawn])
+    common.say(f"repro: {common.count(len(drawn), 'figure')} in {folder}: {', '.join(sorted(drawn))}", dim=True)
 
 
 class _Said(NamedTuple):
@@ -116,10 +136,12 @@ def _said(
 
 
 def _plain(words: tuple[str, ...], options: dict[str, Any], limit: float | None) -> _Said:
-    found, declared = _study(words, options)
+    store, found, declared = _study(words, options)
     spread = None if limit is None else report.unstable(found.replicates, limit, declared)
-    document = _document(found.study_id, found.replicates, found)
-    return _said(document, [*report.lines(found.replicates, declared)], spread)
+    single = examples.values(store, found.replicates)
+    document = _document(found.study_id, found.replicates, found) | {"examples": single}
+    lines = [*report.lines(found.replicates, declared), *examples.lines(single), *plot.every(document["metrics"])]
+    return _said(document, lines, spread)
 
 
 def _varied(
@@ -138,7 +160,7 @@ def _varied(
     for item, name in zip(document["runs"], runs, strict=True):
         item["varied"] = name
     document["metrics"] = report.metrics_by_name(found.runs)
-    document |= {"sources": sources.values(found), "same_seed_twice": again, "trusted": again["equal"]}
+    document |= {"sources": sources.values(found, declared), "same_seed_twice": again, "trusted": again["equal"]}
     if crossed:
         document["crossed"] = sources.components(found)
     spread = None if limit is None else sources.unstable(found, limit, declared)
@@ -155,7 +177,7 @@ def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit:
     document = _document(found.study_id, found.members, found)
     document |= {
         "forked": {"run_id": found.parent.run_id, "epochs": epochs, "began_anew": sources.began_anew(found)},
-        "sources": {"order": sources.values_of(found.members)},
+        "sources": {"order": sources.values_of(found.members, asked.metrics)},
         "same_seed_twice": again,
         "trusted": again is None or again["equal"],
     }
@@ -243,7 +265,7 @@ def _there(word: str) -> _Side:
 
 def _made(words: tuple[str, ...], options: dict[str, Any]) -> _Side:
     """Return the study of an experiment or a command; what is missing of it is run."""
-    found, declared = _study(words, options)
+    _, found, declared = _study(words, options)
     return _Side(words[0], Path(words[0]).stem, found.study_id, found.replicates, declared, is_fork=False)
 
 
@@ -267,14 +289,14 @@ def _request(words: tuple[str, ...], options: dict[str, Any], seed: int | None) 
     )
 
 
-def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[study.Study, Mapping[str, MetricSpec]]:
+def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[Store, study.Study, Mapping[str, MetricSpec]]:
     seeds = plan.seeds(options["count"], options["given"])
     first, store = _opened(words, options, seeds[0])
     with live.watcher(options["workers"]) as watcher:
         workers, cold = options["workers"], options["cold"]
         found = study.study(store, lambda seed: _request(words, options, seed), seeds, workers, watcher, cold=cold)
     _say_read(len(found.replicates) - found.run_now, found.files_checked)
-    return found, first.metrics
+    return store, found, first.metrics
 
 
 def _say_read(read: int, checked: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from repro.record.values import MetricSpec
+from repro.replay.compare import is_compared
 from repro.seeds.plan import Replicate
 from repro.stats import Summary, compare_paired, holm, in_words, seeds_needed, summarize
 
@@ -64,9 +65,24 @@ def _figures(summary: Summary) -> dict[str, Any]:
 def lines(found: Sequence[Replicate], declared: Mapping[str, MetricSpec], what: str = "seed") -> Iterator[str]:
     """Yield the report line by line; ``what`` is the word for what replicates differ in."""
     yield f"{len(found)} {what}s, {ended(found)}"
-    for name, values in metrics(found).items():
+    known = metrics(found)
+    for name in shown(known, declared):
         yield ""
-        yield from _of_metric(name, values, declared.get(name), what)
+        yield from _of_metric(name, known[name], declared.get(name), what)
+    yield from not_shown(known, declared)
+
+
+def shown(names: Iterable[str], declared: Mapping[str, MetricSpec]) -> list[str]:
+    """Return the metrics that a report has: those of time or memory would make it another one each time."""
+    return [name for name in names if is_compared(name, declared)]
+
+
+def not_shown(names: Iterable[str], declared: Mapping[str, MetricSpec]) -> Iterator[str]:
+    """Yield the line that names the others."""
+    others = [name for name in names if not is_compared(name, declared)]
+    if others:
+        yield ""
+        yield f"not shown, as they measure time or memory or are declared `compare: never`: {', '.join(others)}"
 
 
 def ended(found: Sequence[Replicate]) -> str:
@@ -111,10 +127,12 @@ def _best(values: Mapping[str, float], spec: MetricSpec | None) -> str | None:
 def unstable(found: Sequence[Replicate], limit: float, declared: Mapping[str, MetricSpec]) -> list[str]:
     """Return in words what spreads further than ``limit`` (standard deviation, in the metric's unit).
 
-    Metrics with a declared direction count; where none has one, all do. What failed or diverged is not stable.
+    Metrics with a declared direction count; where none has one, all that are `shown` do. What failed or diverged is not
+    stable.
     """
     known = metrics(found)
-    wanted = [name for name in known if name in declared and declared[name].direction] or list(known)
+    directed = [name for name in known if name in declared and declared[name].direction]
+    wanted = directed or shown(known, declared)
     words = [f"seed {item.seed} {item.state}" for item in found if item.state != "COMPLETED"]
     words += [f"{name}: {known[name]['diverged']} diverged" for name in wanted if known[name]["diverged"]]
     return words + [

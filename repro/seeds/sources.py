@@ -56,9 +56,9 @@ def distrust(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def values(found: Varied) -> dict[str, dict[str, Any]]:
+def values(found: Varied, declared: Mapping[str, MetricSpec]) -> dict[str, dict[str, Any]]:
     """Return, for each stream, whether it is used, and what each metric does when it alone varies."""
-    sources = {name: _source(group) for name, group in found.sources.items()}
+    sources = {name: _source(group, declared) for name, group in found.sources.items()}
     for metric in _metrics(found):
         groups = {name: _finite(group, metric) for name, group in found.sources.items()}
         several = {name: group for name, group in groups.items() if len(group) > 1}
@@ -68,16 +68,16 @@ def values(found: Varied) -> dict[str, dict[str, Any]]:
     return sources
 
 
-def values_of(group: Sequence[Replicate]) -> dict[str, Any]:
+def values_of(group: Sequence[Replicate], declared: Mapping[str, MetricSpec]) -> dict[str, Any]:
     """Return what a fork says of its one source, the order."""
     metrics = report.metrics(group)
     keys = ("values", "n", "diverged", "mean", "sd", "sd_interval")
     alone = {name: {key: item[key] for key in keys if key in item} for name, item in metrics.items()}
-    return _source(group) | {"metrics": alone}
+    return _source(group, declared) | {"metrics": alone}
 
 
-def _source(group: Sequence[Replicate]) -> dict[str, Any]:
-    note = UNUSED if not group else _IDLE + _seeded(group) if _is_idle(group) else None
+def _source(group: Sequence[Replicate], declared: Mapping[str, MetricSpec]) -> dict[str, Any]:
+    note = UNUSED if not group else _IDLE + _seeded(group) if _is_idle(group, declared) else None
     failed = sum(item.state != "COMPLETED" for item in group)
     alone = {
         name: {key: item[key] for key in ("values", "n", "diverged")} for name, item in report.metrics(group).items()
@@ -85,12 +85,10 @@ def _source(group: Sequence[Replicate]) -> dict[str, Any]:
     return {"used": bool(group), "note": note, "n": len(group), "failed": failed, "metrics": alone}
 
 
-def _is_idle(group: Sequence[Replicate]) -> bool:
+def _is_idle(group: Sequence[Replicate], declared: Mapping[str, MetricSpec]) -> bool:
     """Say whether all replicates are one run: what comes of a stream that is asked for and not drawn from."""
     first = group[0]
-    return first.trail is not None and all(
-        item.trail == first.trail and item.metrics == first.metrics for item in group[1:]
-    )
+    return first.trail is not None and all(twice(first, item, declared)["equal"] for item in group[1:])
 
 
 def _seeded(group: Sequence[Replicate]) -> str:
@@ -125,8 +123,8 @@ def lines(found: Varied, declared: Mapping[str, MetricSpec]) -> Iterator[str]:
     runs = [*found.runs.values(), found.again]
     yield f"{len(runs)} runs of one master seed, {report.ended(runs)}"
     yield f"the run's streams: {', '.join(sorted(found.again.streams)) or 'none'}"
-    sources, both = values(found), components(found)
-    for metric in _metrics(found):
+    sources, both = values(found, declared), components(found)
+    for metric in report.shown(_metrics(found), declared):
         yield ""
         yield metric
         yield f"  {'varied alone':<16} {'n':>3} {'mean':>12} {'sd':>10}   {'95% interval of sd':<22} share of variance"
@@ -134,6 +132,7 @@ def lines(found: Varied, declared: Mapping[str, MetricSpec]) -> Iterator[str]:
             yield _row(name, source, source["metrics"].get(metric, {}))
         yield _row_twice(metric, again)
         yield from _of_crossed(both.get(metric), bool(found.crossed))
+    yield from report.not_shown(_metrics(found), declared)
     yield from distrust(again)
 
 
@@ -152,8 +151,6 @@ def _row(name: str, source: Mapping[str, Any], item: Mapping[str, Any]) -> str:
 
 
 def _row_twice(metric: str, again: Mapping[str, Any]) -> str:
-    if metric in again["not_compared"]:
-        return f"  {'same seed twice':<16}   2   not compared: a measure of time or memory, or declared so"
     apart = again["metrics"][metric]
     found = "exactly 0" if apart == 0 else f"{apart:.6g}: NOT EQUAL"
     return f"  {'same seed twice':<16}   2   difference {found}"
