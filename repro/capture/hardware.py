@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
@@ -76,8 +77,13 @@ def _cpuinfo() -> list[dict[str, str]]:
 
 
 def memory() -> dict[str, int]:
-    """Return the machine's memory in bytes."""
-    return {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+    """Return the machine's memory in bytes, and what a control group allows of it, where it does not allow all."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = []
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text(encoding="ascii")))
+    return {"total": total} | ({"limit": min(limits)} if limits and min(limits) < total else {})
 
 
 def has_driver() -> bool:

@@ -12,6 +12,7 @@ from repro.cli import common, plot
 from repro.errors import UsageError
 from repro.record.values import Record
 from repro.replay import grade, replay, why
+from repro.replay.environment import Options
 from repro.replay.plan import as_recorded, changed
 from repro.run import metrics
 from repro.store import names
@@ -41,6 +42,9 @@ _ORDER = [*_EXIT]
     default="current",
     help="locked: the recorded packages in an environment of their own; container: in an image.",
 )
+@click.option("--engine", metavar="NAME", help="With --env container: podman or docker; the first that works.")
+@click.option("--base", metavar="IMAGE", help="With --env container: the image that it is built on.")
+@click.option("--hermetic", is_flag=True, help="Under bubblewrap: no network, a read-only disk; says what it missed.")
 @click.option("--allow-python", is_flag=True, help="With --env locked or container: go on with another Python.")
 @click.option("--keep", is_flag=True, help="Keep the folder in which the replay ran.")
 @click.option("--allow-outside-writes", is_flag=True, help="Let the replay write outside its own folder.")
@@ -53,6 +57,9 @@ def command(
     times: int,
     wants_why: bool,
     environment: Literal["current", "locked", "container"],
+    engine: str | None,
+    base: str | None,
+    hermetic: bool,
     allow_python: bool,
     keep: bool,
     allow_outside_writes: bool,
@@ -77,7 +84,10 @@ def command(
         if record.recipe.sources:
             installed = ", ".join(sorted(record.recipe.sources))
             common.say(f"repro: installed editable from outside the project, and replayed as recorded: {installed}")
-    asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until, allow_python=allow_python)
+    if environment != "container" and (engine or base):
+        raise UsageError("--engine and --base are for --env container")
+    place = Options(allow_python=allow_python, hermetic=hermetic, engine=engine, base=base)
+    asked = replay.Asked(as_json, keep, allow_outside_writes, common.say, until, place=place)
     found = []
     for number in range(times):
         common.say(f"repro: replaying {run_id}" + (f" ({number + 1} of {times})" if times > 1 else ""), dim=True)
@@ -133,6 +143,8 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "folder": found.folder,
         "tests": found.tests,
         "until": found.until,
+        "environment": found.environment,
+        "denied": found.denied,
     }
 
 
@@ -167,6 +179,7 @@ def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
         yield "not compared (they measure time or memory)", found.comparison.not_compared
         yield "files that differ (they decide nothing)", [item["path"] for item in found.comparison.files]
     yield "the run itself", found.notes if found.verdict == "DIFFERENT" else []
+    yield "denied", found.denied
     yield "gaps", found.gaps
 
 

@@ -72,6 +72,11 @@ class LocalProcess:
         self._spared = frozenset(spared)
         self._signals: _Signals | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process; None where it is not started yet."""
+        return self._process.pid
+
     def release(self) -> None:
         """Let the interpreter enter user code; from here on signals are its own.
 

@@ -38,12 +38,11 @@ class Elsewhere:
 
     def program(self, word: str, cwd: Path) -> str:
         """Return what stands here for the program of a command: a Python, or a script of an environment, is ours."""
-        name = os.path.basename(word)
-        if self.prefix is None or (os.sep not in word and not interpreter.is_python(word)):
-            return word
-        is_script = os.path.exists(os.path.join(cwd, os.path.dirname(word), "..", "pyvenv.cfg"))
-        if self.python is not None:
-            return f"{self.prefix}/bin/{name}" if is_script else word
-        if is_script and os.path.exists(f"{self.prefix}/bin/{name}"):
-            return f"{self.prefix}/bin/{name}"
-        return f"{self.prefix}/bin/python" if interpreter.is_python(word) else word
+        if self.prefix is None or os.sep not in word:
+            return word  # PATH leads to it
+        name, folder = os.path.basename(word), os.path.dirname(word)
+        is_here = self.python is not None or os.path.exists(f"{self.prefix}/bin/{name}")
+        if interpreter.is_python(word):
+            return f"{self.prefix}/bin/{name if is_here else 'python'}"
+        is_script = os.path.exists(os.path.join(cwd, folder, "..", "pyvenv.cfg"))
+        return f"{self.prefix}/bin/{name}" if is_script and is_here else word

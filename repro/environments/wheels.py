@@ -105,6 +105,18 @@ def _keep(item: packages.Distribution, store: Store) -> dict[str, str] | None:
     return {"file": name, "digest": digest}
 
 
+def of_installed(name: str) -> tuple[str, bytes]:
+    """Return file name and bytes of a wheel of a distribution that this interpreter has.
+
+    Raises:
+        EnvironmentMismatchError: when it has none of the name.
+    """
+    for item in packages.scan([entry for entry in sys.path if entry]).distributions:
+        if item.name == name:
+            return _of_installed(item)
+    raise EnvironmentMismatchError(f"{name} is not installed beside repro", hint=f"pip install {name}")
+
+
 def _of_installed(item: packages.Distribution) -> tuple[str, bytes]:
     """Return file name and bytes of a wheel of an installed distribution, of the files that it has now.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ import msgspec
 
 from repro.base import clock
 from repro.capture import variables
-from repro.environments.elsewhere import Elsewhere
 from repro.errors import EnvironmentMismatchError
 from repro.record import differences
 from repro.record.differences import Difference
@@ -31,7 +30,8 @@ _SHOWN = 5
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a replay; ``run_id`` is None where it could not be started.
 
-    ``tests`` has what COMPATIBLE rests on; ``until`` is the step at which the replay was to end.
+    ``tests`` has what COMPATIBLE rests on; ``until`` is the step at which the replay was to end. ``environment`` is
+    what it ran in, ``denied`` what it wanted beyond its record and did not get (`hermetic`).
     """
 
     run_id: str | None
@@ -46,6 +46,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     folder: str | None
     tests: list[dict[str, Any]] = []
     until: int | None = None
+    environment: dict[str, Any] = {}
+    denied: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Asked:
     against: Path | None = None
     trace: int | None = None
     quiet: bool = False
-    allow_python: bool = False
+    place: environment.Options = field(default_factory=environment.Options)
 
 
 def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | None = None) -> Replayed:
@@ -87,8 +89,8 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
         if asked.keep:
             (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
-        result = _run(store, record, restored, plan, asked, folder)
-        return _judge(store, record, outcome, restored, result, asked)
+        result, denied = _run(store, record, restored, plan, asked, folder)
+        return _judge(store, record, outcome, restored, result, asked, denied)
     except (restore.NotReplayableError, EnvironmentMismatchError) as error:
         return _not_replayable(record, str(error), error.hint)
     finally:
@@ -132,11 +134,13 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 
 def _run(
     store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
-) -> execute.Result:
+) -> tuple[execute.Result, list[str]]:
     request, variables = _request(record, restored, plan), _environment(record, plan)
-    options = {"allow_python": asked.allow_python, "say": asked.say, "variables": variables}
-    with environment.prepared(store, record, plan, request, folder, **options) as there:  # type: ignore[arg-type]
-        return execute.execute(request, store, _options(record, restored, plan, asked, there, variables))
+    about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
+    with about.prepared(plan, request, asked.place, variables, asked.say) as place:
+        options = _options(record, restored, plan, asked, place, variables)
+        result = execute.execute(request, store, options)
+        return result, place.denied(observed.read(result.folder), restored, result.folder)
 
 
 def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
@@ -170,16 +174,17 @@ def _options(
     restored: restore.Restored,
     plan: Plan,
     asked: Asked,
-    there: Elsewhere | None,
+    place: environment.Place,
     variables: dict[str, str],
 ) -> execute.Options:
     recipe, project = record.recipe, record.circumstances["project"]
     return execute.Options(
         to_stderr=asked.to_stderr,
         quiet=asked.quiet,
-        given=Given(plan.code, recipe.sources, recipe.command, record.run_id, project, elsewhere=there),
-        elsewhere=there,
-        live=restored.live,
+        given=Given(plan.code, recipe.sources, recipe.command, record.run_id, project, elsewhere=place.elsewhere),
+        elsewhere=place.elsewhere,
+        launch=place.launch,
+        live=(*restored.live, *place.live),
         environment=variables,
         sealed=_Teller(record, asked, plan),
         say=asked.say,
@@ -246,6 +251,7 @@ def _judge(
     restored: restore.Restored,
     result: execute.Result,
     asked: Asked,
+    denied: list[str],
 ) -> Replayed:
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
@@ -272,9 +278,17 @@ def _judge(
         folder=str(restored.place) if asked.keep else None,
         tests=tests,
         until=asked.until if stopped else None,
+        environment=_kind(result.record),
+        denied=denied,
     )
     store.attach(_attachment(record, replayed, result))
     return replayed
+
+
+def _kind(record: Record) -> dict[str, Any]:
+    """Return what a record says of the environment of its run, less the files that are kept of it."""
+    facts = record.circumstances["environment"]
+    return {name: value for name, value in facts.items() if name not in ("editables", "wheels")}
 
 
 def _overruled(found: compare.Comparison, seen: observed.Observed, restored: restore.Restored) -> compare.Comparison:

@@ -37,6 +37,7 @@ class Observed:
     stopped: list[dict[str, Any]] = field(default_factory=list)
     streams: list[str] = field(default_factory=list)
     restarted: list[dict[str, Any]] = field(default_factory=list)
+    network: list[str] = field(default_factory=list)
 
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
@@ -70,6 +71,7 @@ class Observed:
             "resumed": self.resumed,
             "streams": sorted(set(self.streams)),
             "restarted": self.restarted,
+            "network": self.network,
         }
 
 
@@ -144,6 +146,7 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "epoch-end": lambda found, event: found.checkpoints.append({"kind": "epoch-end", **event}),
     "resumed": lambda found, event: found.resumed.append(event),
     "stream": lambda found, event: found.streams.append(event["name"]),
+    "network": lambda found, event: found.network.append(f"{event['host']}:{event['port']}"),
     "restarted": lambda found, event: found.restarted.append(event),
     "stopped": lambda found, event: found.stopped.append(event),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),

@@ -31,6 +31,8 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.utime": ((0, 3),),
     "shutil.rmtree": ((0, None),),
 }
+#: A name is looked up before it is connected to: it counts once.
+_NETWORK = ("socket.getaddrinfo", "socket.connect")
 _NEW_FILES = ("os.rename", "os.link")
 #: Those that change the file that a link leads to.
 _THROUGH_LINKS = ("os.truncate", "os.chmod", "os.chown", "os.utime")
@@ -65,7 +67,7 @@ class Watcher:
     def install(self) -> None:
         """Start watching; an audit hook cannot be taken off again."""
         changes = _CHANGES
-        opened, changed, connected = self._opened, self._changed, self._connected
+        opened, changed, connected, called = self._opened, self._changed, self._connected, self._called
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             if event == "open":
@@ -76,6 +78,8 @@ class Watcher:
                 opened((args[1], None, 0))
             elif event == "sqlite3.connect":
                 connected(args[0])
+            elif event in _NETWORK:
+                called(event, args)
 
         sys.addaudithook(hook)
 
@@ -118,6 +122,18 @@ class Watcher:
             _own_copy(full)
         if new:
             self.note_write(full)
+
+    def _called(self, event: str, args: tuple[Any, ...]) -> None:
+        """See to a name that is looked up, or an address that is connected to, of another machine."""
+        address = args[:2] if event == "socket.getaddrinfo" else args[1]
+        if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], (str, bytes)):  # noqa: PLR2004
+            return
+        host = os.fsdecode(address[0])
+        is_number = ":" in host or host.replace(".", "").isdigit()
+        if host in ("", "localhost", "::1", "0.0.0.0") or host.startswith("127."):  # noqa: S104  (this machine)
+            return
+        if is_number == (event == "socket.connect"):
+            self._observed.event("network", host=host, port=str(address[1]))
 
     def _connected(self, database: Any) -> None:
         """See to a database: SQLite opens it past Python, to read and, unless told otherwise, to write."""
