@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -35,6 +36,34 @@ def parting(
         marks = "".join("*" if value and math.log10(value) >= edge else " " for value in columns)
         yield f"{label:>6} |{marks}".rstrip()
     yield f"{'equal':>6} |" + "".join("_" if not value else " " for value in columns).rstrip()
+
+
+def every(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield, for each metric, a line with every value (``o``, digits where some coincide) and the mean's interval."""
+    shown = {name: item for name, item in metrics.items() if "mean" in item and item["sd"]}
+    if shown:
+        yield ""
+        yield "every value (o, or how many coincide) and the 95% interval of the mean [ | ]"
+    width = max(map(len, shown), default=0)
+    for name, item in shown.items():
+        yield f"  {name:<{width}}  {_strip(item)}"
+
+
+def _strip(item: Mapping[str, Any]) -> str:
+    values = [value for value in item["values"].values() if math.isfinite(value)]
+    marks = [*item["t_interval"], item["mean"]]
+    low, high = min(*values, *marks), max(*values, *marks)
+
+    def place(value: float) -> int:
+        return round((value - low) / (high - low) * (_WIDTH - 1))
+
+    line = ["-"] * _WIDTH
+    for mark, value in zip("[]|", marks, strict=True):
+        line[place(value)] = mark
+    counts = Counter(map(place, values))
+    for at, count in counts.items():
+        line[at] = "o" if count == 1 else str(min(count, 9))
+    return f"{low:.6g} {''.join(line)} {high:.6g}"
 
 
 def _distance(before: float, after: float) -> float | None:

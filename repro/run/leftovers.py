@@ -257,5 +257,12 @@ def remember_outputs(store: Store, root: Path, left: Iterable[tuple[str, Stat]])
             path.unlink(missing_ok=True)
 
 
+def remember(store: Store, root: Path, paths: Iterable[Path]) -> None:
+    """Add files that `repro` itself wrote to the known outputs; those outside of the project are no code anyway."""
+    inside = ((os.path.relpath(path.resolve(), root.resolve()), stat_of(str(path))) for path in paths)
+    left = [(name, stat) for name, stat in inside if stat is not None and not name.startswith("..")]
+    remember_outputs(store, root, left)
+
+
 def _outputs_path(store: Store, root: Path) -> Path:
     return store.cache / f"outputs-{digest.of_bytes(os.fsencode(root))[7:23]}.json"

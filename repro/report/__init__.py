@@ -1,0 +1,1 @@
+"""Pictures of what runs say: values in, files out, the same bytes for the same values."""
