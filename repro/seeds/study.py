@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from repro.capture.data import StatCache
 from repro.record import trail as form
-from repro.record.values import KEPT, Outcome, Record, recipe_digest
-from repro.run import leftovers, observed, recover, trails
+from repro.record.values import Outcome, Record, recipe_digest
+from repro.run import observed, recover, trails
 from repro.run.request import Request
 from repro.seeds import plan
 from repro.seeds.studies import Members, find
-from repro.store import index
 from repro.store.store import Store
-from repro.trials import pool
+from repro.trials import pool, there
 
 __all__ = ["Gathered", "Members", "Study", "Watcher", "find", "gather", "replicate", "study", "whole"]
-
-#: Ends that are results: a run that was lost or cancelled is made again.
-_RESULTS = ("COMPLETED", "FAILED", "TIMED_OUT")
 
 
 class Study(NamedTuple):
@@ -90,15 +85,15 @@ def gather(
     Raises:
         ReproError: when one could not be started.
     """
-    there, checked = _there(template, requests, suits)
-    missing = {name: request for name, request in requests.items() if name not in there}
+    runs, checked = _there(template, requests, suits)
+    missing = {name: request for name, request in requests.items() if name not in runs}
     watcher.begin(list(requests), list(missing))
-    for name, found in there.items():
+    for name, found in runs.items():
         watcher.over(name, found, run_now=False)
     for name, outcome in pool.run(template, missing, workers):
-        there[name] = replicate(template.store, requests[name].seed, outcome)
-        watcher.over(name, there[name], run_now=True)
-    return Gathered({name: there[name] for name in requests}, len(missing), checked)
+        runs[name] = replicate(template.store, requests[name].seed, outcome)
+        watcher.over(name, runs[name], run_now=True)
+    return Gathered({name: runs[name] for name in requests}, len(missing), checked)
 
 
 def _there(
@@ -106,10 +101,7 @@ def _there(
 ) -> tuple[dict[str, plan.Replicate], int]:
     """Return the runs that are there and whose inputs are as they were; and how many files were checked."""
     store = template.store
-    runs: dict[str, list[str]] = {}
-    for row in index.rows(store):
-        if row["replay_of"] is None and row["state"] in _RESULTS:
-            runs.setdefault(row["recipe_digest"], []).append(row["run_id"])
+    runs = there.by_recipe(store)
     found: dict[str, plan.Replicate] = {}
     cache = StatCache(store.cache / "files.json")
     checked = 0
@@ -119,7 +111,7 @@ def _there(
             run_id = candidates.pop()  # the latest; each counts once
             outcome = store.outcome(run_id)
             usable = outcome is not None and suits(store.record(run_id))
-            if outcome is not None and usable and _is_as_read(store, request.root, outcome, cache):
+            if outcome is not None and usable and there.is_as_read(store, request.root, outcome, cache):
                 checked += len(outcome.inputs)
                 found[name] = replicate(store, request.seed, outcome)
     cache.save()
@@ -129,15 +121,6 @@ def _there(
 def whole(record: Record) -> bool:
     """Say whether a run came all the way itself: it goes on from no other."""
     return "resumed" not in record.circumstances
-
-
-def _is_as_read(store: Store, root: Path, outcome: Outcome, cache: StatCache) -> bool:
-    """Say whether every file that a run read still has its recorded digest."""
-    return all(
-        item.note == KEPT
-        or (item.digest is not None and leftovers.digest_now(item, root / item.path, cache, store) == item.digest)
-        for item in outcome.inputs
-    )
 
 
 def replicate(store: Store, seed: int, outcome: Outcome) -> plan.Replicate:
