@@ -1,17 +1,20 @@
 """`repro seeds`: one recipe under several seeds, each an ordinary run; nothing is done twice."""
 
+import contextlib
 import json
 import os
-import signal
+import pty
 import subprocess
-import time
+import termios
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import REPRO, Project, clean_environment
 
 from repro.errors import UsageError
-from repro.seeds import plan
+from repro.seeds import plan, study
+from repro.store.store import Store
 
 TRAIN = """\
 import torch
@@ -82,27 +85,44 @@ def test_replicates_are_ordinary_runs_that_are_run_once(experiment: Project) -> 
     assert text.count("(the best of them: luck, not a result)") == 1
 
 
-def test_the_report_is_the_same_in_two_stores(experiment: Project, make_project: Callable[[str], Project]) -> None:
-    """Bytes are equal with 1 and with 2 workers, in another folder and store, and after a kill in the middle."""
-    words = ["seeds", "--n", "4", "experiment.yaml"]
-    one = experiment.repro(*words, check=0).out
-    other = fill(make_project("elsewhere"))
-    assert other.repro(*words, "--workers", "2", check=0).out == one
-    killed = fill(make_project("killed"))
+#: From seed 3 on it waits until there is a file, which is no input of its.
+WAIT = """\
+    while run.seed >= 3 and not os.path.exists(os.environ.get("GO", "/")):
+        time.sleep(0.05)
+"""
+
+
+def test_the_report_is_the_same_in_two_stores(make_project: Callable[[str], Project], tmp_path: Path) -> None:
+    """Bytes are equal with 1 and with 2 workers, in another folder and store, and after a kill at 3 of 5.
+
+    Killed with SIGKILL, the controller alone, while the fourth goes on: run again, exactly the 2 missing ones are run.
+    """
+    words = ["seeds", "--n", "5", "experiment.yaml"]
+    projects = [fill(make_project(name)) for name in ("one", "two", "killed")]
+    for project in projects:
+        script = TRAIN.replace("def train(run):\n", f"def train(run):\n{WAIT}")
+        project.write("train.py", f"import os\nimport time\n\n{script}")
+    one, two, killed = projects
+    text = one.repro(*words, check=0).out
+    assert two.repro(*words, "--workers", "2", check=0).out == text
     with subprocess.Popen(
-        [REPRO, *words], cwd=killed.root, env=clean_environment(), stderr=subprocess.PIPE, text=True, process_group=0
+        [REPRO, *words],
+        cwd=killed.root,
+        env=clean_environment(GO=str(tmp_path / "go")),
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
-        seen = 0
-        for line in process.stderr:
-            seen += "COMPLETED" in line
-            if seen == 2:
-                break
-        os.killpg(process.pid, signal.SIGKILL)
-    time.sleep(1)
-    again = killed.repro(*words, check=0)
-    assert again.out == one
-    assert "2 read, not run" in again.err or "3 read, not run" in again.err
+        assert any("[3/5] seed 2: COMPLETED" in line for line in process.stderr)
+        process.kill()
+    (tmp_path / "go").touch()
+    again = killed.repro(*words, check=0, GO=str(tmp_path / "go"))
+    assert again.out == text
+    assert "3 read, not run" in again.err
+    assert "[5/5] seed 4: COMPLETED" in again.err
+    states = [run["state"] for run in killed.repro("ls", "--json", check=0).json]
+    assert states.count("COMPLETED") == 5
+    assert killed.repro(*words, check=0).err.count("(there already)") == 5
 
 
 def test_a_command_gets_its_seed(project: Project) -> None:
@@ -162,13 +182,22 @@ def test_two_experiments_are_compared_seed_by_seed(experiment: Project) -> None:
     """Paired differences with interval, p and P(A>B); a sentence; no claim with few seeds; one recipe is refused."""
     experiment.write("slow.yaml", EXPERIMENT.replace("0.05", "0.001"))
     words = ["compare", "experiment.yaml", "slow.yaml", "--n", "3", "--json"]
-    found = json.loads(experiment.repro("seeds", *words, check=0).out)["metrics"]["loss"]
+    compared = json.loads(experiment.repro("seeds", *words, check=0).out)
+    found = compared["metrics"]["loss"]
     assert (found["n"], found["probability_of_improvement"]) == (3, 0.0)
     assert found["difference"] > 0
     assert found["t_interval"][0] < found["difference"] < found["t_interval"][1]
     assert found["sentence"] == (
         "experiment is better than slow in 3 of 3 seeds; not enough to claim it: 44 pairs would be"
     )
+    again = experiment.repro("seeds", "compare", compared["a"][:6], compared["b"], "--json", check=0)
+    assert (json.loads(again.out)["metrics"]["loss"]["difference"], again.err) == (found["difference"], "")
+    done = experiment.repro("seeds", "compare", compared["a"], "zz", check=2)
+    assert "no study 'zz'" in done.err
+    done = experiment.repro("seeds", "compare", compared["a"], "last", "--n", "9", check=2)
+    assert "is read as it is: no --n" in done.err
+    last = json.loads(experiment.repro("seeds", "plan", "--effect", "0.5", "last", "--json", check=0).out)
+    assert last["study_id"] == compared["b"]
     experiment.write("same.yaml", EXPERIMENT)
     done = experiment.repro("seeds", "compare", "experiment.yaml", "same.yaml", "--n", "2", check=2)
     assert "one recipe" in done.err
@@ -196,3 +225,59 @@ def test_seeds_are_counted_from_0() -> None:
     """5 unless given; a list is taken as it is."""
     assert plan.seeds(None, None) == [0, 1, 2, 3, 4]
     assert plan.seeds(None, "7, 2") == [7, 2]
+
+
+def test_a_table_while_it_runs(project: Project) -> None:
+    """On a terminal a table shows what waits, runs, failed or diverged; NO_COLOR takes its colours; elsewhere lines."""
+    project.write(
+        "train.py",
+        "import repro\nrun = repro.current()\nrun.log(loss=[0.5, float('nan'), 0.2][run.seed])\n"
+        "assert run.seed != 2, 'no luck'\n",
+    )
+    words = ["seeds", "--n", "3", "--", "python", "train.py"]
+    shown = on_terminal(project, *words, TERM="xterm")
+    for text in (
+        "waiting",
+        "running",
+        "FAILED",
+        "COMPLETED, loss diverged",
+        "3 of 3 runs are over, 1 FAILED, 1 diverged",
+    ):
+        assert text in shown
+    assert "\x1b[32m" in shown
+    shown = on_terminal(project, *words, TERM="xterm", NO_COLOR="1")
+    assert "(there already)" in shown
+    assert not any(f"\x1b[{code}m" in shown for code in range(30, 38))
+    assert "[3/3] seed 2: FAILED" in on_terminal(project, *words, TERM="dumb")
+    done = project.repro(*words, check=0)
+    assert "[2/3] seed 1: COMPLETED, loss diverged" in done.err
+    assert "repro: 3 of 3 runs are over, 1 FAILED, 1 diverged" in done.err
+    assert "\x1b" not in done.err
+    assert "3 seeds, 2 completed, 1 FAILED\n\nloss (1 diverged)" in done.out
+
+
+def on_terminal(project: Project, *words: str, **env: str) -> str:
+    """Run ``repro`` with a terminal for its standard error; return what was shown there."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 160))
+    variables = {name: value for name, value in clean_environment().items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        [REPRO, *words], cwd=project.root, env=variables | env, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal without a writer says
+            while data := os.read(ours, 65536):
+                shown += data
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def test_one_study_is_found_by_its_beginning(tmp_path: Path) -> None:
+    """Runs that differ in their master seed alone are one study, whoever made them; of one seed the first counts."""
+    store = Store.create(tmp_path / "store")
+    with pytest.raises(UsageError, match="no study is in the store"):
+        study.find(store, "last")
+    with pytest.raises(UsageError, match="no study 'abc'"):
+        study.find(store, "abc")
