@@ -1,20 +1,24 @@
 """`repro seeds --vary`, `--crossed` and `--fork-at`: which source of chance moves a number; runs that share epochs."""
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Project
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from repro import stats
 from repro.errors import UsageError
 from repro.record import seeds as derivation
+from repro.replay import grade
 from repro.seeds import plan, report, sources, study, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
+from repro.worker import fork
 from repro.worker.job import Job
 from repro.worker.session import Run
 
@@ -123,6 +127,7 @@ def test_each_stream_alone(experiment: Project, make_project: Callable[[str], Pr
         {},
         {"order": 2},
     ]
+    assert len(grade.other_seeds(store, store.record(runs["all held"]["run_id"]))) == 1
     variances = []
     for name in ("init", "order", "dropout", "augment"):
         source = found["sources"][name]
@@ -213,8 +218,9 @@ def test_a_fork_goes_on_from_one_checkpoint_under_other_orders(
     other = seeds(elsewhere, *words)
     bits = [Store(elsewhere.store).outcome(run["run_id"]).trail_digest for run in other["runs"]]  # type: ignore[union-attr]
     assert bits == trails[1:]
-    fork = study.find(store, found["study_id"])
-    assert (fork.fork, [(item.seed, item.run_id) for item in fork.replicates]) == (True, list(enumerate(members)))
+    members_found = study.find(store, found["study_id"])
+    assert members_found.fork
+    assert [(item.seed, item.run_id) for item in members_found.replicates] == list(enumerate(members))
     assert study.find(store, "last").study_id == found["study_id"] == other["study_id"]
     assert "order@2" in experiment.repro("show", members[1], check=0).out
 
@@ -318,6 +324,60 @@ def test_a_stream_begins_anew_in_place() -> None:
         inside = torch.rand(3).tolist()
     with run_of(order=8).stream("order"):
         assert torch.rand(3).tolist() == inside
+
+
+class Endless(IterableDataset):
+    """Data that can only be gone through."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(9))
+
+
+def test_what_draws_the_order_is_told() -> None:
+    """The stream, and what DataLoaders that shuffle draw from; without both all that is no named stream."""
+    data, mine = TensorDataset(torch.arange(6)), torch.Generator()
+    run = run_of()
+    parts = {("mine",): mine, ("rest", 0): np.random.default_rng(1), ("flip",): run.rng("flip"), ("n",): 3}
+
+    def told(*loaders: DataLoader) -> fork.Drawn:
+        return fork.drawn_from(run._sources, parts, loaders)
+
+    plain = DataLoader(data, generator=mine)
+    everything = fork.Drawn([], [("mine",), ("rest", 0)], is_global=True)
+    assert told() == told(plain) == everything
+    assert told(plain, DataLoader(data, shuffle=True)) == fork.Drawn([], [], is_global=True)
+    assert told(DataLoader(data, shuffle=True, generator=mine)) == fork.Drawn([], [("mine",)], is_global=False)
+    batches = BatchSampler(RandomSampler(data, generator=mine), 2, drop_last=False)
+    assert told(DataLoader(data, batch_sampler=batches)) == fork.Drawn([], [("mine",)], is_global=False)
+    assert told(DataLoader(Endless(), generator=mine)) == fork.Drawn([], [("mine",)], is_global=False)
+    assert told(DataLoader(data, shuffle=True, generator=run.rng("flip"))) == fork.Drawn(["flip"], [], is_global=False)
+    run.rng("order", 1)
+    assert told(plain) == fork.Drawn(["order"], [], is_global=False)
+    assert told(DataLoader(data, shuffle=True)) == fork.Drawn(["order"], [], is_global=True)
+
+
+def test_generators_begin_anew_by_their_place() -> None:
+    """Each kind is seeded from seed, replicate and number alone; what it had drawn before does not matter."""
+
+    def draws(replicate: int, seed: int, before: int) -> list[Any]:
+        parts = {
+            ("a",): torch.Generator(),
+            ("b",): np.random.default_rng(before),
+            ("c",): np.random.RandomState(before),
+            ("d",): random.Random(before),  # noqa: S311  (it is one that is not to be trusted with secrets)
+            ("e",): torch.Generator(),
+        }
+        parts["a",].manual_seed(before)
+        drawn = fork.Drawn([], list(parts), is_global=False)
+        fork.restart(drawn, parts, run_of(seed=seed)._sources, replicate)
+        first, last = (torch.rand(2, generator=parts[key]).tolist() for key in (("a",), ("e",)))
+        return [first, parts["b",].random(), parts["c",].random_sample(), parts["d",].random(), last]
+
+    found = draws(1, 0, before=5)
+    assert draws(1, 0, before=6) == found
+    assert found[0] != found[4]
+    for other in (draws(2, 0, before=5), draws(1, 1, before=5)):
+        assert all(a != b for a, b in zip(found, other, strict=True))
 
 
 def test_a_seed_plan_until_an_epoch() -> None:

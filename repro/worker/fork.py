@@ -51,16 +51,21 @@ def _is_stream(part: Any, sources: Sources) -> bool:
 
 
 def _shuffles(loader: Any) -> bool:
-    data = sys.modules["torch"].utils.data
-    return type(loader.batch_sampler) not in (data.BatchSampler, type(None)) or not isinstance(
-        loader.sampler, data.SequentialSampler
-    )
+    """Say whether a DataLoader may go through its data in any order but theirs."""
+    data, batches = sys.modules["torch"].utils.data, loader.batch_sampler
+    sampler = loader.sampler if batches is None else batches.sampler if type(batches) is data.BatchSampler else None
+    return type(sampler) is not data.SequentialSampler
 
 
 def _generator(loader: Any) -> Any:
-    """Return the generator that a DataLoader's order comes from, None for the global ones."""
+    """Return the generator that a DataLoader's order comes from, None for the global ones.
+
+    Data that can only be gone through are shuffled by the workers, which the loader's own generator seeds.
+    """
     batches = loader.batch_sampler
-    found = (getattr(item, "generator", None) for item in (batches, getattr(batches, "sampler", None), loader.sampler))
+    places = [batches, getattr(batches, "sampler", None), loader.sampler]
+    places += [loader] * isinstance(loader.dataset, sys.modules["torch"].utils.data.IterableDataset)
+    found = (getattr(item, "generator", None) for item in places)
     return next((generator for generator in found if generator is not None), None)
 
 
