@@ -11,8 +11,9 @@ from repro.base import canonical
 from repro.cli import common
 from repro.errors import UsageError
 from repro.store import studies
+from repro.store.store import Store
 from repro.store.studies import StudyFolder
-from repro.tune import decisions, report, tabled
+from repro.tune import decisions, kept, report
 
 
 @click.group("study")
@@ -20,11 +21,11 @@ def command() -> None:
     """Look at a study of `repro tune`: STUDY is its id, a prefix of it, its file, or last."""
 
 
-def _find(name: str) -> StudyFolder:
+def _find(name: str) -> tuple[Store, StudyFolder]:
     store = common.open_store()
     if not store.exists():
         raise UsageError(f"there is no store in {store.folder}", hint="repro tune study.yaml makes one")
-    return studies.find(store, name)
+    return store, studies.find(store, name)
 
 
 @command.command("show")
@@ -32,7 +33,7 @@ def _find(name: str) -> StudyFolder:
 @common.json_option
 def show(study: str, as_json: bool) -> int:
     """Show what a study has come to."""
-    found = tabled.document_of(_find(study))
+    found = kept.document_of(*_find(study))
     if as_json:
         common.emit(found)
         return 0
@@ -46,7 +47,7 @@ def show(study: str, as_json: bool) -> int:
 @common.json_option
 def trials(study: str, as_json: bool) -> int:
     """List the trials of a study."""
-    found = tabled.document_of(_find(study))
+    found = kept.document_of(*_find(study))
     if as_json:
         common.emit(found["trials"])
         return 0
@@ -71,7 +72,7 @@ def trials(study: str, as_json: bool) -> int:
 @common.json_option
 def decisions_command(study: str, as_json: bool) -> int:
     """Print the decision log: what was suggested, promoted, stopped, and why."""
-    folder = _find(study)
+    _, folder = _find(study)
     entries = [canonical.loads(line) for line in folder.decisions()]
     if as_json:
         found = {"study_id": folder.study_id, "decisions_digest": decisions.digest_of(folder.decisions())}
@@ -92,7 +93,7 @@ def _lines(entries: list[dict[str, Any]]) -> Iterator[str]:
 @common.json_option
 def best(study: str, as_json: bool) -> int:
     """Print the best configuration, chosen among the trials at the full budget."""
-    found = tabled.document_of(_find(study))
+    found = kept.document_of(*_find(study))
     if found["best"] is None:
         raise UsageError(f"study {found['study_id']} has no best: no trial came to the full budget without diverging")
     if as_json:
@@ -111,8 +112,8 @@ def verify(study: str, as_json: bool) -> int:
 
     Exit code 3: they differ.
     """
-    folder = _find(study)
-    found = tabled.verify(folder)
+    store, folder = _find(study)
+    found = kept.verify(store, folder)
     if as_json:
         common.emit({"study_id": folder.study_id, "ok": not found.faults, **found._asdict()})
     else:

@@ -10,9 +10,11 @@ import click
 
 from repro.capture import root
 from repro.cli import common
+from repro.cli.tuning import Progress
 from repro.errors import UsageError
 from repro.store.store import Store
-from repro.tune import method, report, simulation, specification, tabled
+from repro.tune import base as bases
+from repro.tune import method, real, report, simulation, specification, tabled, trainings
 from repro.tune.search import plain
 from repro.tune.specification import Study
 
@@ -24,6 +26,8 @@ from repro.tune.specification import Study
 @click.option("--budget", type=float, metavar="B", help="Go on to so much budget, whatever the file says.")
 @click.option("--repeats", type=click.IntRange(2), metavar="N", help="Of a table: so many studies; nothing is kept.")
 @click.option("--new", is_flag=True, help="Begin a new study where the file has changed since its last one began.")
+@click.option("--code", type=click.Choice(["recorded"]), help="Go on with the code that the study was begun with.")
+@click.option("--exact", is_flag=True, help="The whole tree counts as code, also what no run of the study opened.")
 @click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
 @common.json_option
 def command(
@@ -32,8 +36,10 @@ def command(
     trials: int | None,
     budget: float | None,
     repeats: int | None,
+    code: str | None,
     *,
     new: bool,
+    exact: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -42,21 +48,30 @@ def command(
     The same command goes on after a kill; where all is there, nothing is trained.
     """
     study = _limited(specification.load(Path(file)), trials, budget)
-    if study.table is None:
-        raise UsageError(f"{file}: studies of experiments are not there yet", hint="table: FILE.npz")
     if dry_run:
         return _dry_run(study, as_json)
     if repeats is not None:
         return _repeats(study, repeats, as_json)
     project = root.find(study.path.parent)
     store = Store.create(common.store_folder(project))
-    found, said = tabled.run(store, project, study, workers or 1, new=new)
-    for words in said:
-        common.say(f"repro: {words}", dim=True)
+    if study.table is not None:
+        found, said = tabled.run(store, project, study, workers or 1, new=new)
+        for words in said:
+            _say(words)
+    else:
+        options = real.Options(workers, new, code == "recorded", exact)
+        with Progress() as progress:
+            found = real.run(store, project, study, options, progress.watcher(_say))
+        for words in trainings.shown(found):
+            _say(words)
     if not found["run_now"]:
-        common.say("repro: all of it was there already: nothing was run", dim=True)
+        _say("all of it was there already: nothing was run")
     _print(found, report.lines(found), as_json)
     return 0
+
+
+def _say(words: str) -> None:
+    common.say(f"repro: {words}", dim=True)
 
 
 def _limited(study: Study, trials: int | None, budget: float | None) -> Study:
@@ -69,9 +84,14 @@ def _limited(study: Study, trials: int | None, budget: float | None) -> Study:
 
 
 def _dry_run(study: Study, as_json: bool) -> int:
-    data = tabled.read_table(study)
-    whole = simulation.ladder_of(study, data)
-    shapes = method.planned(study, whole, len(data.configurations))
+    if study.table is not None:
+        data = tabled.read_table(study)
+        whole = simulation.ladder_of(study, data)
+        shapes = method.planned(study, whole, len(data.configurations))
+    else:
+        base = bases.read(study)
+        whole = real.ladder_of(base)
+        shapes = method.planned(study, whole, bases.available(study))
     unit = whole.axis.name
     found: dict[str, Any] = {
         "path": str(study.path),
@@ -100,6 +120,8 @@ def _dry_run(study: Study, as_json: bool) -> int:
 
 
 def _repeats(study: Study, repeats: int, as_json: bool) -> int:
+    if study.table is None:
+        raise UsageError("--repeats is of studies over a table", hint="table: FILE.npz in the study file")
     data = tabled.read_table(study)
     summary = simulation.repeat(study, data, repeats)
     found = {

@@ -306,6 +306,9 @@ def _check_command(command: str, params: Mapping[str, Any], where: str) -> None:
 
 def command_of(experiment: Experiment, seed: int) -> list[str]:
     """Return the words of an experiment's command with ``{name}`` replaced by parameters, and ``{seed}``."""
-    values = {**experiment.params, "seed": seed}
-    words = shlex.split(experiment.file.command or "")
-    return [_PLACEHOLDER.sub(lambda found: str(values[found[1]]), word) for word in words]
+    return words_of(experiment.file.command or "", {**experiment.params, "seed": seed})
+
+
+def words_of(command: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command with each ``{name}`` replaced by its value."""
+    return [_PLACEHOLDER.sub(lambda found: str(values[found[1]]), word) for word in shlex.split(command)]

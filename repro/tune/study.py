@@ -45,14 +45,13 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
     Raises:
         UsageError: where a study of this file was begun under another specification, unless ``new``.
     """
-    place = study.path.relative_to(root).as_posix() if study.path.is_relative_to(root) else str(study.path)
-    identity = {"path": place, "specification": study.sealed(), **ground.digests}
-    folder = studies.StudyFolder(store, studies.new_id(identity))
+    found = identity(root, study, ground)
+    folder = studies.StudyFolder(store, studies.new_id(found))
     said: list[str] = []
     if not (folder.folder / "specification.json").exists():
-        before = [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == place]
+        before = [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == found["path"]]
         if before and not new:
-            said = _refuse_or_say(before[-1], identity)
+            said = _refuse_or_say(before[-1], found)
         with folder.held():
             folder.begin(
                 {
@@ -61,22 +60,28 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
                     "created": clock.now(),
                     "file": str(study.path),
                     "text": study.path.read_text(encoding="utf-8"),
-                    "identity": identity,
+                    "identity": found,
                     "places": ground.places,
                 }
             )
     return folder, said
 
 
-def _refuse_or_say(before: StudyFolder, identity: dict[str, Any]) -> list[str]:
+def identity(root: Path, study: Study, ground: Ground) -> dict[str, Any]:
+    """Return what a study is: its file's path within the project, its specification, what it stands on."""
+    place = study.path.relative_to(root).as_posix() if study.path.is_relative_to(root) else str(study.path)
+    return {"path": place, "specification": study.sealed(), **ground.digests}
+
+
+def _refuse_or_say(before: StudyFolder, found: dict[str, Any]) -> list[str]:
     """Return words where only the fidelity's maximum grew: that is a new study by itself; refuse anything else."""
     old = before.specification()["identity"]
-    names = changed(old, identity)
-    if names == ["specification.fidelity"] and _grew(old, identity):
+    names = changed(old, found)
+    if names == ["specification.fidelity"] and _grew(old, found):
         return [f"a larger fidelity than study {before.study_id} had: a new study, which goes on from what still holds"]
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     raise UsageError(
-        f"study {before.study_id} of {identity['path']} was begun with another {shown or 'specification'}",
+        f"study {before.study_id} of {found['path']} was begun with another {shown or 'specification'}",
         hint="put that back to go on with it, or --new: a new study, which reads what still holds",
     )
 

@@ -1,0 +1,310 @@
+"""Studies of experiments: every trial an ordinary record, every decision derived from the records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from repro.errors import UsageError
+from repro.record.values import Recipe, recipe_digest
+from repro.run import recover, seal
+from repro.store import studies
+from repro.store.store import Store
+from repro.store.studies import StudyFolder
+from repro.trials import pool
+from repro.trials.slot import Template
+from repro.tune import base as bases
+from repro.tune import decisions, method, study, tabled
+from repro.tune.base import Base
+from repro.tune.drive import drive
+from repro.tune.method import Ladder
+from repro.tune.scheduler import Scheduler
+from repro.tune.search import Amount, Job
+from repro.tune.specification import Study
+from repro.tune.tabled import Verified
+from repro.tune.trainings import PROJECT, Known, Recorded, Told, Trainings, mean_metrics, opened
+
+_SHOWN = 6
+
+
+class Options(NamedTuple):
+    """How a study is run, where that has no bearing on its decisions."""
+
+    workers: int | None = None
+    new: bool = False
+    recorded: bool = False
+    exact: bool = False
+
+
+class Watcher(NamedTuple):
+    """Hears how a study gets on."""
+
+    began: Callable[[Scheduler, Ladder, int], None]
+    told: Callable[[Told, Scheduler], None]
+    said: Callable[[str], None]
+
+
+def ladder_of(base: Base) -> Ladder:
+    """Return the fidelity of a study of an experiment."""
+    return Ladder(base.axis, bound=base.given)
+
+
+def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watcher) -> dict[str, Any]:
+    """Run what is missing of a study, and return its document.
+
+    Raises:
+        ConfigError, UsageError: when the file cannot be a study of its experiment, or it changed since it began.
+        ReproError: when a run cannot be made.
+    """
+    base = bases.read(asked)
+    method.planned(asked, ladder_of(base), bases.available(asked))
+    recover.recover(store)
+    template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
+    folder, template = _begin(store, root, asked, base, template, options, watcher.said)
+    threads = template.record.recipe.threads or 1
+    workers = options.workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    with folder.held():
+        return _run(folder, asked, base, template._replace(study_id=folder.study_id), workers, watcher)
+
+
+def _run(
+    folder: StudyFolder, asked: Study, base: Base, template: Template, workers: int, watcher: Watcher
+) -> dict[str, Any]:
+    assert asked.objective is not None  # noqa: S101  (the file was checked for it)
+    metric, mode = asked.objective
+    whole = ladder_of(base)
+    scheduler = method.scheduler(asked, whole, bases.source(asked, base), mode)
+
+    def told(found: Told) -> None:
+        watcher.told(found, scheduler)
+
+    replicates = range(asked.per_trial)
+    watcher.began(scheduler, whole, workers)
+    others = _earlier_codes(template.store, folder)
+    with Trainings(template, base, scheduler.trials.params, metric, replicates, workers, told, others) as engine:
+        drive(scheduler, engine, lambda _job, _score: _log(folder, scheduler))
+        study.keep(folder, scheduler, method.limits(asked, whole))
+        document = _document(folder, asked, base, scheduler, engine)
+    for reason in engine.reasons:
+        watcher.said(f"promoted trials were trained anew: {reason}")
+    finalists = _finalists(asked, base, template, scheduler, workers, watcher)
+    counts = engine.counts()
+    return document | {
+        "controls": None,
+        "finalists": finalists,
+        "run_now": counts.run_now,
+        "continued": counts.continued,
+        "read": counts.read,
+        "files_checked": counts.files_checked,
+        "workers": workers,
+        "threads": template.record.recipe.threads,
+    }
+
+
+def _log(folder: StudyFolder, scheduler: Scheduler) -> None:
+    """Write decisions as they are made: what a kill leaves is the beginning of the same log."""
+    there = folder.decisions()
+    lines = [decisions.line(entry) for entry in scheduler.entries]
+    if study.disagree(there, lines) is None:  # else it is said when the study is over
+        folder.append(lines[len(there) :])
+
+
+def _document(
+    folder: StudyFolder, asked: Study, base: Base, scheduler: Scheduler, engine: Trainings | Recorded
+) -> dict[str, Any]:
+    assert asked.objective is not None  # noqa: S101
+    metric, mode = asked.objective
+
+    def metrics(trial: int, budget: Amount) -> Mapping[str, float]:
+        return mean_metrics(engine.outcomes[trial, budget])
+
+    def run_id(trial: int, budget: Amount) -> str | None:
+        return engine.outcomes[trial, budget][0].run_id
+
+    reader = study.Reader(ladder_of(base), metric, mode, lambda _trial: None, run_id, metrics)
+    return study.document(folder, asked, scheduler, reader)
+
+
+def _finalists(
+    asked: Study, base: Base, template: Template, scheduler: Scheduler, workers: int, watcher: Watcher
+) -> list[dict[str, Any]] | None:
+    """Train the best few at the full budget again on fresh seeds, and compare them."""
+    if not asked.finalists:
+        return None
+    assert asked.objective is not None  # noqa: S101
+    metric, mode = asked.objective
+    high, trials = base.axis.high, scheduler.trials
+    scores = [(at, trial.scores[high]) for at, trial in enumerate(trials.all) if high in trial.scores]
+    order = trials.ranking.order(item for item in scores if item[1].value is not None)[: tabled.FINALISTS]
+    fresh = range(asked.per_trial, asked.per_trial + asked.finalists)
+    values: dict[int, list[float]] = {}
+
+    def told(found: Told) -> None:
+        watcher.told(found, scheduler)
+
+    with Trainings(template, base, trials.params, metric, fresh, workers, told) as engine:
+        queue = [Job(trial, 0, Amount(0), high) for trial in order]
+        while queue or not engine.idle:
+            while queue and engine.free:
+                engine.submit(queue.pop(0))
+            job, _ = engine.wait()
+            outcomes = engine.outcomes[job.trial, high]
+            values[job.trial] = [outcome.metrics.get(metric, float("nan")) for outcome in outcomes]
+    return tabled.finalists({trial: values[trial] for trial in order}, mode == "max")
+
+
+def _ground(base: Base, recipe: Recipe) -> study.Ground:
+    """Return what a study of an experiment stands on: its own parameters, the code, and all else of the recipe."""
+    bare = msgspec.structs.replace(
+        recipe,
+        code="",
+        sources={},
+        params={},
+        command=None,
+        budget={},
+        horizon={},
+        seeds=msgspec.structs.replace(recipe.seeds, master=""),
+    )
+    experiment = {
+        "params": dict(base.params),
+        "entry": base.request.entry,
+        "command": base.command,
+        "seed": str(base.request.seed),
+        "environment": recipe_digest(bare),
+    }
+    digests = {"experiment": experiment, "code": {PROJECT: recipe.code, **recipe.sources}}
+    return study.Ground(digests, {"recipe": msgspec.to_builtins(recipe), "root": str(base.request.root)})
+
+
+def _begin(
+    store: Store,
+    root: Path,
+    asked: Study,
+    base: Base,
+    template: Template,
+    options: Options,
+    said: Callable[[str], None],
+) -> tuple[StudyFolder, Template]:
+    """Return the study to go on with, and the template under the code that it was begun with."""
+    ground = _ground(base, template.record.recipe)
+    before = None if options.new else _same_but_code(store, root, asked, ground)
+    if before is None:
+        folder, words = study.open_study(store, root, asked, ground, new=options.new)
+        for word in words:
+            said(word)
+        return folder, template
+    code = before.specification()["identity"]["code"]
+    if code != ground.digests["code"]:
+        _check_code(store, before, code, template, options, said)
+        recipe = msgspec.structs.replace(
+            template.record.recipe,
+            code=code[PROJECT],
+            sources={name: tree for name, tree in code.items() if name != PROJECT},
+        )
+        template = template._replace(record=msgspec.structs.replace(template.record, recipe=recipe))
+    return before, template
+
+
+def _same_but_code(store: Store, root: Path, asked: Study, ground: study.Ground) -> StudyFolder | None:
+    """Return the study of this file and specification; one with this code where there are several."""
+    wanted = study.identity(root, asked, ground)
+    found = [
+        one
+        for one in studies.all_of(store)
+        if {**one.specification()["identity"], "code": None} == {**wanted, "code": None}
+    ]
+    exact = [one for one in found if one.specification()["identity"] == wanted]
+    return next(reversed(exact or found), None)
+
+
+def _check_code(
+    store: Store,
+    before: StudyFolder,
+    code: Mapping[str, str],
+    template: Template,
+    options: Options,
+    said: Callable[[str], None],
+) -> None:
+    """Raise UsageError where the code has changed in files that matter, unless the recorded code is asked for."""
+    recipe = template.record.recipe
+    now = {PROJECT: recipe.code, **recipe.sources}
+    names = [name for name in {*code, *now} if code.get(name) != now.get(name) and name != PROJECT]
+    changed = [item.path for item in store.code.changes(code[PROJECT], recipe.code)]
+    shown = ", ".join([*sorted(changed)[:_SHOWN], *sorted(names)])
+    if options.recorded:
+        said(f"going on with the code that study {before.study_id} was begun with, not as it is now ({shown})")
+        return
+    seen = set() if options.exact or names else _opened(store, before.study_id)
+    touched = sorted(set(changed) & seen)
+    if touched or not seen:
+        shown = ", ".join(touched[:_SHOWN]) or shown
+        raise UsageError(
+            f"the code has changed since study {before.study_id} began: {shown}",
+            hint="--code recorded goes on with the code as it was; --new begins a study that reads what still holds",
+        )
+    said(f"the code counts as the same: no run of the study opened what has changed ({shown})")
+
+
+def _opened(store: Store, study_id: str) -> set[str]:
+    """Return the files of the project that the runs of a study opened, relative to its root."""
+    mine = (run_id for run_id in store.run_ids() if _is_of(store, run_id, study_id))
+    return set().union(*(opened(store, run_id) for run_id in mine))
+
+
+def _is_of(store: Store, run_id: str, study_id: str) -> bool:
+    launch = store.record(run_id).circumstances["launch"]
+    return launch.get("study") == study_id and store.outcome(run_id) is not None
+
+
+def _earlier_codes(store: Store, folder: StudyFolder) -> list[Mapping[str, str]]:
+    """Return the codes of the other studies of this file: what their runs found may still hold."""
+    path = folder.specification()["identity"]["path"]
+    found = [one.specification()["identity"] for one in studies.all_of(store) if one.study_id != folder.study_id]
+    return [identity["code"] for identity in found if identity["path"] == path and "code" in identity]
+
+
+class _Derived(NamedTuple):
+    study: Study
+    base: Base
+    scheduler: Scheduler
+    engine: Recorded
+
+
+def _derive(store: Store, folder: StudyFolder) -> _Derived:
+    """Derive a kept study again from the records; nothing is captured, and nothing is run."""
+    asked, sealed = tabled.restored(folder), folder.specification()
+    assert asked.objective is not None  # noqa: S101  (the file was checked for it)
+    metric, mode = asked.objective
+    recipe = msgspec.convert(sealed["places"]["recipe"], Recipe)
+    base = bases.sealed(asked, recipe, sealed["identity"]["experiment"], Path(sealed["places"]["root"]))
+    scheduler = method.scheduler(asked, ladder_of(base), bases.source(asked, base), mode)
+    environment = dict(os.environ)
+
+    def recipe_of(job: Job, replicate: int) -> Recipe:
+        return seal.recipe_of(recipe, base.of(scheduler.trials.params(job.trial), job, replicate), environment)
+
+    known = Known(store, base.request.root, _earlier_codes(store, folder))
+    engine = Recorded(known, recipe_of, metric, range(asked.per_trial), store)
+    drive(scheduler, engine)
+    return _Derived(asked, base, scheduler, engine)
+
+
+def verify(store: Store, folder: StudyFolder) -> Verified:
+    """Derive every decision again from the records, and compare with the log and the sealed digests."""
+    found = _derive(store, folder)
+    verified = tabled.compared(folder, [decisions.line(entry) for entry in found.scheduler.entries])
+    if not folder.ends():
+        return verified._replace(faults=[])  # it goes on: what is in the log so far was compared when it was written
+    missing = [f"trial {job.trial} has no record at {job.budget}" for job in found.engine.missing]
+    return verified._replace(faults=[*missing, *verified.faults])
+
+
+def document_of(store: Store, folder: StudyFolder) -> dict[str, Any]:
+    """Return the document of a kept study, as far as it has come, derived again from its records."""
+    found = _derive(store, folder)
+    document = _document(folder, found.study, found.base, found.scheduler, found.engine)
+    return document | {"controls": None, "finalists": None, "run_now": 0}
