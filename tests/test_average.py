@@ -353,6 +353,14 @@ def test_a_barrier_of_nan_is_not_low(user_module):
     soup.check_barrier(5.0, 0.01, shared=True)
 
 
+def test_weights_that_diverge_on_the_way_are_an_infinite_barrier(user_module):
+    """Predictions that are not finite between two members are no error, but a barrier."""
+    text = EVALUATE + "    run.predictions(split, [0], [float('inf')], [0.0])\n"
+    kitchen = soup.Kitchen(user_module(text, [SEED]))
+    state = {"weight": torch.ones(1, 1), "bias": torch.zeros(1)}
+    assert soup.barrier(kitchen, state, state, (0.0, 0.0), "val") == math.inf
+
+
 def test_batch_norm_statistics_are_estimated_anew(user_module):
     """A mean of weights is evaluated with the statistics of the training data; each call draws as the first."""
     module = user_module(NORMED, [SEED])

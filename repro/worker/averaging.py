@@ -139,11 +139,11 @@ def _of_predictions(plan: Plan, files: Files, root: str) -> Result:
     found = {plan.test: arithmetic.combined(test, weights)}
     if validation and plan.validation:
         found[plan.validation] = arithmetic.combined(validation, weights)
-    costs = _costs(plan, files, root)
+    costs, notes = _costs(plan, files, root)
     taken = [cost for cost, weight in zip(costs, weights, strict=True) if weight]
     averaged = arithmetic.scores(found[plan.test]) | _total(taken)
     singles = [single | cost for single, cost in zip(singles, costs, strict=True)]
-    return Result(singles, best, averaged, found, {"method": plan.method, "weights": weights})
+    return Result(singles, best, averaged, found, {"method": plan.method, "weights": weights, "notes": notes})
 
 
 def _saved(plan: Plan, files: Files, split: str | None) -> list[Arrays] | None:
@@ -165,14 +165,20 @@ def best_of(found: Sequence[Scores]) -> int:
     return min(range(len(found)), key=lambda index: arithmetic.rank(found[index]))
 
 
-def _costs(plan: Plan, files: Files, root: str) -> list[Scores]:
-    """Return each member's number of weights, and its inference time where the module can evaluate it."""
+def _costs(plan: Plan, files: Files, root: str) -> tuple[list[Scores], list[str]]:
+    """Return each member's number of weights, and its inference time where the module can evaluate it; and notes.
+
+    An ensemble needs neither: where the user's module fails, that is said, and no more.
+    """
     paths = [files.path(member, "weights") for member in range(len(plan.members))]
     if None in paths:
-        return [{} for _ in paths]
+        return [{} for _ in paths], []
     from repro.worker import averaging_runs
 
-    return averaging_runs.costs(plan, [path for path in paths if path is not None], root)
+    try:
+        return averaging_runs.costs(plan, [path for path in paths if path is not None], root), []
+    except Exception as error:
+        return [{} for _ in paths], [f"parameters and inference time are not known: {type(error).__name__}: {error}"]
 
 
 def _total(costs: Sequence[Scores]) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 from repro.worker.averaging_models import Evaluation, UserModule
 from repro.worker.averaging_predictions import Refused, loss, rank
 from repro.worker.averaging_weights import mean
+from repro.worker.predictions import NotFinite
 
 State = Mapping[str, Any]
 #: Points on the line between two members, both ends included.
@@ -93,7 +95,10 @@ def barrier(kitchen: Kitchen, a: State, b: State, ends: tuple[float, float], spl
     found = [0.0]
     for step in range(1, POINTS - 1):
         t = step / (POINTS - 1)
-        between = loss(kitchen.evaluate(_between(a, b, t), split).scores)
+        try:
+            between = loss(kitchen.evaluate(_between(a, b, t), split).scores)
+        except NotFinite:
+            return math.inf
         found.append(between - ((1 - t) * ends[0] + t * ends[1]))
     return max(found, key=lambda value: (value != value, value))  # NaN is no low barrier  # noqa: PLR0124
 

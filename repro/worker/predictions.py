@@ -16,6 +16,10 @@ _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _TABLE = 2  # dimensions
 
 
+class NotFinite(ValueError):  # noqa: N818  (to the script it is a ValueError as the others)
+    """Predictions with a NaN or an infinity among them: the network has diverged."""
+
+
 class Arrays(NamedTuple):
     """The predictions of one split, sorted by id: ids (n,), probabilities (n, k) or values (n,), targets (n,)."""
 
@@ -113,7 +117,7 @@ def _check_finite(values: Any, names: Any, where: str, what: str) -> None:
     with np.errstate(over="ignore"):  # what a 32-bit float cannot hold is as good as infinite
         bad = ~np.isfinite(values.astype(np.float32).reshape(len(names), -1)).all(axis=1)
     if bad.any():
-        raise ValueError(f"{where}: {what} of id {names[int(bad.argmax())]} are not finite (NaN or infinite)")
+        raise NotFinite(f"{where}: {what} of id {names[int(bad.argmax())]} are not finite (NaN or infinite)")
 
 
 def _classes(truth: Any, names: Any, count: int, where: str) -> Any:
