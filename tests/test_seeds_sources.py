@@ -150,6 +150,7 @@ def test_each_stream_alone(experiment: Project, make_project: Callable[[str], Pr
     assert found["sources"]["idle"]["metrics"]["loss"]["sd"] == 0
     again = experiment.repro("seeds", *words, check=0)
     assert "12 read, not run" in again.err
+    assert {*seeds(experiment, *words)["same_seed_twice"]["run_ids"]} == {*twice["run_ids"]}
     other = fill(make_project("elsewhere")).repro("seeds", *words, check=0)
     assert other.out == again.out
     assert again.out.endswith("or are declared `compare: never`: seconds\n")
