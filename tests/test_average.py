@@ -583,6 +583,9 @@ def test_regressions_without_a_module_are_averaged(project: Project) -> None:
         "mean_single": {"rmse": pytest.approx(2.0)},
     }
     assert project.replay(found["run_id"], check=0)["verdict"] == "IDENTICAL"
+    again = project.repro("average", f"{found['run_id']},{runs[1]}", "--json", check=0).json
+    assert again["metrics"]["averaged"] == {"rmse": pytest.approx(2.0)}
+    assert (again["notes"], again["members"][0]) == ([], found["record_digest"])
     said = project.repro("average", ",".join(runs), "--method", "greedy", check=2).err
     assert "run.predictions('val', ids, probabilities, targets)" in said
     said = project.repro("average", ",".join(runs), "--method", "soup", check=2).err

@@ -81,7 +81,7 @@ def average(store: Store, members: Sequence[Member], asked: Asked) -> Averaged:
     if result.outcome.state != "COMPLETED":
         raise _failed(result, details)
     before, now = members[0].record.recipe.data, result.record.recipe.data
-    changed += [f"data.{name}" for name, value in before.items() if now.get(name) != value]
+    changed += [f"data.{name}" for name, value in before.items() if module is not None and now.get(name) != value]
     notes = [f"{path} is not what it was when {members[0].run_id} read it" for path in changed]
     return Averaged(result, list(members), _by_whom(result.outcome.metrics), details, notes)
 
@@ -159,7 +159,7 @@ def _wanted(
     first = members[0].record
     split = validation or (None if module is None else runs.VALIDATION[0])
     own = _files(store, members, asked, [asked.test, *([split] if split else [])])
-    data = {**first.circumstances["launch"]["data"], **own}
+    data = {**({} if module is None else first.circumstances["launch"]["data"]), **own}
     params = {
         "method": asked.method,
         "members": [member.outcome.record_digest for member in members],
