@@ -160,12 +160,12 @@ def where(seconds: float, count: int = 15) -> None:
         quiet: dict[str, list[float]] = defaultdict(list)
         with slot.Slot(template) as one:
             one.prepare(next(asked))
-            one.make(slot.Work(next(asked), None))
+            one.make(next(asked))
             for _ in range(count):
                 with watched(spent):
-                    timed(spent, "all", one.make)(slot.Work(next(asked), None))
+                    timed(spent, "all", one.make)(next(asked))
                 with watched(quiet):
-                    one.make(slot.Work(replace(next(asked), trail=TrailSchedule(enabled=False)), None))
+                    one.make(replace(next(asked), trail=TrailSchedule(enabled=False)))
     parts = {name: statistics.median(values) * 1e3 for name, values in spent.items()}
     trail = parts["worker"] - statistics.median(quiet["worker"]) * 1e3
     print(f"  a trial of {alone * 1e3:.0f} ms, one worker alone: median of {count}, ms")

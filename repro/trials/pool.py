@@ -47,7 +47,7 @@ def capture(store: Store, request: Request, *, cold: bool = False) -> Template:
     outputs = leftovers.known_outputs(store, request.root)
     captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
     study = study_of(captured.record.recipe).removeprefix("sha256:")[:16]
-    return Template(store, captured.record, found.env, study, cold=cold)
+    return Template(store, captured.record, found.env, study, cold=cold, python=found.python)
 
 
 def run(template: Template, requests: Mapping[_Name, Request], workers: int) -> Iterator[tuple[_Name, Outcome]]:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from repro.capture import packages
+from repro.capture.interpreter import Interpreter
 from repro.capture.variables import OFFLINE
 from repro.engines import local, warm
-from repro.errors import ReproError
+from repro.errors import CaptureError, ReproError
 from repro.record.values import Recipe, Record
 from repro.run import execute, resume, seal, setting
 from repro.run.request import Request
@@ -26,7 +29,7 @@ class Template(NamedTuple):
     """What all runs share: a record that was captured and never sealed, and the environment it was made in.
 
     ``start`` is the checkpoint that all go on from, where they do and have none of their own. ``cold`` says that each
-    worker is started anew, also where one could be forked.
+    worker is started anew, also where one could be forked. ``python`` is the interpreter that runs, if one does.
     """
 
     store: Store
@@ -35,6 +38,7 @@ class Template(NamedTuple):
     study_id: str
     start: resume.Start | None = None
     cold: bool = False
+    python: Interpreter | None = None
 
     def recipe(self, request: Request) -> Recipe:
         """Return the recipe of one run."""
@@ -65,6 +69,7 @@ class Slot:
         self._folder = Folder(template.store, template.record)
         self._given: seal.Given | None = None
         self._engine: warm.Engine | None = None
+        self._installed = _stamp(template.python)
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +92,12 @@ class Slot:
         return self._engine.prepare({**found.env, "REPRO_JOB": str(name)}, placed.working_folder)
 
     def make(self, request: Request, start: resume.Start | None = None) -> execute.Result:
-        """Make one run, from a checkpoint of its own where it has one. Raises what `execute.execute` does."""
+        """Make one run, from a checkpoint of its own where it has one.
+
+        Raises:
+            CaptureError: when packages were changed since the capture; and what `execute.execute` raises.
+        """
+        self._check_packages(request)
         placed, live = self._place(request)
         assert self._given is not None  # noqa: S101  (it comes with the place)
         return execute.execute(
@@ -103,6 +113,21 @@ class Slot:
             ),
         )
 
+    def _check_packages(self, request: Request) -> None:
+        """Raise CaptureError where the packages are not those of the capture; looked at when a folder has changed."""
+        now = _stamp(self._template.python)
+        if now == self._installed or self._template.python is None:
+            return
+        record, store = self._template.record, self._template.store
+        sources = {name: Path(path) for name, path in record.circumstances["project"]["sources"].items()}
+        found = packages.scan(self._template.python.path, store.cache / "packages.json")
+        changed = set(found.packages(request.root, sources)) ^ set(record.recipe.packages)
+        if changed:
+            names = ", ".join(sorted({item.name for item in changed}))
+            hint = "the same command goes on: it makes a study of what is installed now"
+            raise CaptureError(f"packages were changed while the study went on: {names}", hint=hint)
+        self._installed = now
+
     def _place(self, request: Request) -> tuple[Request, tuple[tuple[str, str], ...]]:
         """Return the request as it is made in this supervisor's folder, and where live code has its copy."""
         restored, is_new = self._folder.fresh()
@@ -116,6 +141,12 @@ class Slot:
             given = seal.Given(recipe.code, recipe.sources, None, None, project, self._template.study_id, record)
             self._given = given._replace(stats=seal.given_stats(given, placed, self._template.store))
         return placed, restored.live
+
+
+def _stamp(python: Interpreter | None) -> dict[str, int]:
+    """Return when something was last installed or removed in each folder that is imported from."""
+    folders = [] if python is None else [folder for folder in python.path if os.path.isdir(folder)]
+    return {folder: os.stat(folder).st_mtime_ns for folder in folders}
 
 
 def serve(connection: Connection, template: Template, close: Callable[[], None]) -> None:
