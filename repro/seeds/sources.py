@@ -48,10 +48,11 @@ def distrust(found: Mapping[str, Any]) -> list[str]:
     """Return in words, loudly, that nothing of a report can be trusted; no lines where one seed twice is one result."""
     if found["equal"]:
         return []
-    off = [f"{name} by {value:.3g}" for name, value in found["metrics"].items() if value != 0]
-    off += ["the trail"] * (found["trail"] is False and not off) + ["how it ended"] * (not found["state"])
+    off = [f"{name} is {value:.3g} apart" for name, value in found["metrics"].items() if value != 0]
+    off = off or ["the trails differ"]
+    off = off if found["state"] else ["one of the two did not end as the other did"]
     return [
-        f"THESE NUMBERS ARE NOT TO BE TRUSTED: the same seed twice is not the same result ({', '.join(off)} apart).",
+        f"THESE NUMBERS ARE NOT TO BE TRUSTED: the same seed twice is not the same result ({', '.join(off)}).",
         "Something that no seed controls moves them; `repro diagnose` names the operator.",
     ]
 
