@@ -189,64 +189,74 @@ def _begin(
     options: Options,
     said: Callable[[str], None],
 ) -> tuple[StudyFolder, Template]:
-    """Return the study to go on with, and the template under the code that it was begun with."""
-    ground = _ground(base, template.record.recipe)
-    before = None if options.new else _same_but_code(store, root, asked, ground)
-    if before is None:
-        folder, words = study.open_study(store, root, asked, ground, new=options.new)
-        for word in words:
-            said(word)
-        return folder, template
-    code = before.specification()["identity"]["code"]
-    if code != ground.digests["code"]:
-        _check_code(store, before, code, template, options, said)
-        recipe = msgspec.structs.replace(
-            template.record.recipe,
-            code=code[PROJECT],
-            sources={name: tree for name, tree in code.items() if name != PROJECT},
-        )
-        template = template._replace(record=msgspec.structs.replace(template.record, recipe=recipe))
-    return before, template
+    """Return the study to go on with, and the template under the code that it has.
 
-
-def _same_but_code(store: Store, root: Path, asked: Study, ground: study.Ground) -> StudyFolder | None:
-    """Return the study of this file and specification; one with this code where there are several."""
-    wanted = study.identity(root, asked, ground)
-    found = [
-        one
-        for one in studies.all_of(store)
-        if {**one.specification()["identity"], "code": None} == {**wanted, "code": None}
+    The code of the study before, of the same file, is kept where no run of it opened what has changed since.
+    """
+    place = study.identity(root, asked, _ground(base, template.record.recipe))["path"]
+    earlier = [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == place]
+    same = [
+        one for one in earlier if _is_same_but_code(one, study.identity(root, asked, _ground_of(one, base, template)))
     ]
-    exact = [one for one in found if one.specification()["identity"] == wanted]
-    return next(reversed(exact or found), None)
+    before = same[-1] if same and not options.new else earlier[-1] if earlier else None
+    if before is not None:
+        template = _keep_code(store, before, template, options, said, must=before in same and not options.new)
+    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe), new=options.new)
+    for word in words:
+        said(word)
+    return folder, template
 
 
-def _check_code(
+def _ground_of(one: StudyFolder, base: Base, template: Template) -> study.Ground:
+    """Return what a study would stand on now, under the code that an earlier one had."""
+    return _ground(base, _with_code(template.record.recipe, one.specification()["identity"]["code"]))
+
+
+def _is_same_but_code(one: StudyFolder, wanted: dict[str, Any]) -> bool:
+    return bool(one.specification()["identity"] == wanted)
+
+
+def _with_code(recipe: Recipe, code: Mapping[str, str]) -> Recipe:
+    sources = {name: tree for name, tree in code.items() if name != PROJECT}
+    return msgspec.structs.replace(recipe, code=code[PROJECT], sources=sources)
+
+
+def _keep_code(
     store: Store,
     before: StudyFolder,
-    code: Mapping[str, str],
     template: Template,
     options: Options,
     said: Callable[[str], None],
-) -> None:
-    """Raise UsageError where the code has changed in files that matter, unless the recorded code is asked for."""
-    recipe = template.record.recipe
+    *,
+    must: bool,
+) -> Template:
+    """Return the template under the code of an earlier study where that may be; refuse other code where it must be.
+
+    Raises:
+        UsageError: where the study is to go on, and a run of it opened what has changed.
+    """
+    recipe, code = template.record.recipe, before.specification()["identity"]["code"]
     now = {PROJECT: recipe.code, **recipe.sources}
+    if code == now:
+        return template
+    kept = template._replace(record=msgspec.structs.replace(template.record, recipe=_with_code(recipe, code)))
     names = [name for name in {*code, *now} if code.get(name) != now.get(name) and name != PROJECT]
     changed = [item.path for item in store.code.changes(code[PROJECT], recipe.code)]
     shown = ", ".join([*sorted(changed)[:_SHOWN], *sorted(names)])
-    if options.recorded:
+    if must and options.recorded:
         said(f"going on with the code that study {before.study_id} was begun with, not as it is now ({shown})")
-        return
+        return kept
     seen = set() if options.exact or names else _opened(store, before.study_id)
     touched = sorted(set(changed) & seen)
-    if touched or not seen:
-        shown = ", ".join(touched[:_SHOWN]) or shown
+    if seen and not touched:
+        said(f"the code counts as the same: no run of study {before.study_id} opened what has changed ({shown})")
+        return kept
+    if must:
         raise UsageError(
-            f"the code has changed since study {before.study_id} began: {shown}",
+            f"the code has changed since study {before.study_id} began: {', '.join(touched[:_SHOWN]) or shown}",
             hint="--code recorded goes on with the code as it was; --new begins a study that reads what still holds",
         )
-    said(f"the code counts as the same: no run of the study opened what has changed ({shown})")
+    return template
 
 
 def _opened(store: Store, study_id: str) -> set[str]:

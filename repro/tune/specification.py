@@ -29,10 +29,8 @@ _KEYS = (
     "budget",
     "controls",
     "threads",
-    "timeout",
-    "memory",
 )
-_OF_EXPERIMENT = ("space", "threads", "timeout", "memory")
+_OF_EXPERIMENT = ("space", "threads")
 AXES = ("epochs", "data", "model")
 
 
@@ -69,8 +67,6 @@ class Study(NamedTuple):
     budget: Amount | None
     controls: bool
     threads: int | None
-    timeout: float | None
-    memory: int | None
 
     def sealed(self) -> dict[str, Any]:
         """Return the specification as plain values: what decides, without limits and places."""
@@ -244,8 +240,6 @@ class _Reader:
             budget=self._budget(),
             controls=self._flag("controls"),
             threads=self._optional(("threads",)),
-            timeout=self._seconds(),
-            memory=self._optional(("memory",)),
         )
         self._complete(study)
         return study
@@ -395,14 +389,6 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             self.fail(("budget",), f"an amount above 0 is expected, not {value!r}")
         return exact(value)
-
-    def _seconds(self) -> float | None:
-        value = self._value.get("timeout")
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            self.fail(("timeout",), f"seconds above 0 are expected, not {value!r}")
-        return float(value)
 
     def _flag(self, name: str) -> bool:
         value = self._value.get(name, False)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.base import clock
+from repro.base import canonical, clock
 from repro.errors import UsageError
 from repro.store import studies
 from repro.store.store import Store
@@ -70,7 +70,9 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
 def identity(root: Path, study: Study, ground: Ground) -> dict[str, Any]:
     """Return what a study is: its file's path within the project, its specification, what it stands on."""
     place = study.path.relative_to(root).as_posix() if study.path.is_relative_to(root) else str(study.path)
-    return {"path": place, "specification": study.sealed(), **ground.digests}
+    found = {"path": place, "specification": study.sealed(), **ground.digests}
+    plain: dict[str, Any] = canonical.loads(canonical.dumps(found))  # as it is read back: lists, no tuples
+    return plain
 
 
 def _refuse_or_say(before: StudyFolder, found: dict[str, Any]) -> list[str]:
