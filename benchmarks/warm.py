@@ -78,9 +78,9 @@ WORKERS = 2
 
 
 class Bare:
-    """Two plain processes that train in a loop."""
+    """Plain processes that train in a loop, side by side."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, processes: int) -> None:
         command = [sys.executable, "-c", BARE]
         self._processes = [
             subprocess.Popen(
@@ -92,15 +92,15 @@ class Bare:
                 text=True,
                 bufsize=1,
             )
-            for _ in range(WORKERS)
+            for _ in range(processes)
         ]
         self.steps_a_second = statistics.mean(float(process.stdout.readline()) for process in self._processes)
 
     def run(self, count: int, steps: int) -> float:
-        """Run the trainings, half of them in each, and return the wall time."""
+        """Run the trainings, each its share of them, and return the wall time."""
         start = time.perf_counter()
         for process in self._processes:
-            process.stdin.write(f"{count // WORKERS} {steps}\n")
+            process.stdin.write(f"{count // len(self._processes)} {steps}\n")
         for process in self._processes:
             process.stdout.readline()
         return time.perf_counter() - start
@@ -122,17 +122,17 @@ def requests(folder: Path, steps: int) -> Iterator[Any]:
 def compare(count: int, seconds: float, rounds: int, limit: float) -> None:
     """Run so many trainings of so many seconds on both sides, in turn, and print the ratio of their wall times."""
     with project() as (folder, store):
-        bare = Bare(folder)
+        bare = Bare(folder, WORKERS)
         steps = round(bare.steps_a_second * seconds)
         asked = requests(folder, steps)
         template = pool.capture(store, next(asked))
-        times = []
+        times, controller = [], []
         with pool.Pool(template, next(asked), WORKERS) as workers:
             print(f"{count} trainings of {seconds:g} s ({steps} steps); the templates start in", end=" ")
             print(", ".join(f"{ready.seconds:.2f} s" for ready in workers.ready()))
             for _ in range(rounds):
                 base = bare.run(count, steps)
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 begun = 0
                 while begun < count or workers.busy:
                     while begun < count and workers.free:
@@ -141,18 +141,20 @@ def compare(count: int, seconds: float, rounds: int, limit: float) -> None:
                     outcome = workers.next()[1]
                     assert outcome.state == "COMPLETED", outcome  # noqa: S101
                 times.append((time.perf_counter() - start, base))
+                controller.append((time.process_time() - used) / count * 1e3)
         bare.close()
     print(f"  bare   {spread([base for _, base in times])} s")
     print(f"  warm   {spread([mine for mine, _ in times])} s")
     print(f"  ratio  {spread([mine / base for mine, base in times])}; limit {limit}")
+    print(f"  controller, of each training {spread(controller)} ms of its processor time")
 
 
 def where(seconds: float, count: int = 15) -> None:
     """Print where the time of a trial goes: one worker, each part timed around the functions that do it."""
     with project() as (folder, store):
-        bare = Bare(folder)
+        bare = Bare(folder, 1)
         steps = round(bare.steps_a_second * seconds)
-        alone = statistics.median(bare.run(WORKERS, steps) for _ in range(5))
+        alone = statistics.median(bare.run(1, steps) for _ in range(5))
         bare.close()
         asked = requests(folder, steps)
         template = pool.capture(store, next(asked))

@@ -51,9 +51,9 @@ def _serve(descriptor: int, known: Collection[str]) -> Callable[[], None]:
     asked = json.loads(control.recv(_MOST))
     moved = _load(asked["modules"])
     added = {name.partition(".")[0] for name in sys.modules}.difference(known)
-    _settle()
+    spoilt = _settle()
     origins = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(added)}
-    control.send(json.dumps({"added": origins, "threads": _threads(), "moved": moved}).encode())
+    control.send(json.dumps({"added": origins, "threads": _threads(), "moved": moved or spoilt}).encode())
     place = _variable("REPRO_JOB")
     while True:
         request, descriptors = _receive(control)
@@ -99,21 +99,22 @@ def _generators(np: Any, torch: Any) -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
 
-def _settle() -> None:
+def _settle() -> bool:
     """Let libraries end the threads that they end before a fork, and put all that is loaded out of the collector's way.
 
     What the collector does not look at is not written to either, and stays shared. What torch would take apart of its
-    own libraries at exit ends with the process: 25 ms.
+    own libraries at exit ends with the process: 25 ms. Return whether what is forked could not use a GPU any more.
     """
     for found in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         if getattr((found.peek() or (None, None))[1], "__module__", "") == "torch.library":
             found.atexit = False
     pid = os.fork()
     if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+        os._exit(int(sys.modules["torch"].cuda._is_in_bad_fork()))
+    spoilt = os.waitpid(pid, 0)[1] != 0
     gc.collect()
     gc.freeze()
+    return spoilt
 
 
 def _threads() -> int:
@@ -227,8 +228,12 @@ def _take_apart(own: Sequence[str]) -> None:
     import io
 
     folders = tuple(folder.rstrip(os.sep) + os.sep for folder in own)
-    for name, module in reversed(list(sys.modules.items())):
-        if str(getattr(module, "__file__", None)).startswith(folders) and not name.startswith("repro."):
+    mine = [name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith(folders)]
+    modules = [weakref.ref(sys.modules.pop(name)) for name in reversed(mine)]
+    gc.collect()
+    for reference in modules:
+        module = reference()
+        if module is not None:  # something holds on to it
             vars(module).clear()
     gc.collect()
     for found in gc.get_objects():
