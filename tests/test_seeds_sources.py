@@ -242,6 +242,14 @@ def test_a_fork_finds_what_draws_the_order(project: Project, kind: str, anew: st
     assert project.replay(found["runs"][1]["run_id"], check=0)["verdict"] == "IDENTICAL"
 
 
+def test_what_no_stream_has_is_varied_by_the_name_global(project: Project) -> None:
+    """The global generators are a source as well, also of a plain command without any stream."""
+    project.write("train.py", "import torch, repro\nrepro.current().log(w=torch.rand(1).item())\n")
+    found = seeds(project, "--vary", "global,init", "--n", "2", "--", "python", "train.py")
+    assert found["sources"]["global"]["metrics"]["w"]["sd"] > 0
+    assert (found["sources"]["init"]["note"], found["trusted"]) == ("not used by the run", True)
+
+
 def test_what_cannot_be_varied_or_forked_is_refused(project: Project) -> None:
     """A run without streams, one without a checkpoint, a run that fails: each says what is missing, and what helps."""
     project.write("train.py", "import torch, repro\nrepro.current().log(w=torch.rand(1).item())\n")
