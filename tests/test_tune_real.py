@@ -132,20 +132,7 @@ def test_workers_delays_and_kills_decide_nothing(done, tmp_path):
     environment = clean_environment(TOY_DELAY="0.1")
     killed = 0
     while killed < 3:
-        began = len(list((project.store / "runs").glob("*/record.json")))
-        process = subprocess.Popen(
-            [str(REPRO), "tune", "study.yaml", "--workers", "2"],
-            cwd=project.root,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        _wait_for(
-            lambda: len(list((project.store / "runs").glob("*/record.json"))) > began or process.poll() is not None
-        )
-        time.sleep(chance.random() * 0.5)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
+        if _killed_after_another_record(project, environment, chance.random() * 0.5) == 0:
             break
         killed += 1
     found = project.repro("tune", "study.yaml", "--json", "--workers", "2", check=0, TOY_DELAY="0.1").json
@@ -154,15 +141,46 @@ def test_workers_delays_and_kills_decide_nothing(done, tmp_path):
     assert project.repro("study", "verify", "last", check=0).code == 0
 
 
-def _wait_for(ready) -> None:
-    while not ready():
+def _killed_after_another_record(project: Project, environment: dict, pause: float) -> int:
+    """Run the study until one more record is there, and a pause; kill it, and return how it ended."""
+
+    def records() -> int:
+        return len(list((project.store / "runs").glob("*/record.json")))
+
+    began = records()
+    process = subprocess.Popen(
+        [str(REPRO), "tune", "study.yaml", "--workers", "2"],
+        cwd=project.root,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while records() == began and process.poll() is None:
         time.sleep(0.02)
+    time.sleep(pause)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
 
 
 def _trails_of(project: Project, found: dict) -> list[str]:
     """The trail digest of each trial's last run, in the order of the trials."""
     folders = [project.store / "runs" / str(trial["run_id"]) for trial in found["trials"]]
     return [json.loads((folder / "outcome.json").read_bytes())["trail_digest"] for folder in folders]
+
+
+def test_controls(copy):
+    """With `controls: true` the stopped trials are trained on to the end; the search stays, and stands beside them."""
+    text = STUDY.replace("{hyperband: {eta: 2}}", "{successive_halving: {configurations: 4, eta: 2, rungs: 3}}")
+    copy.write("controls.yaml", text + "controls: true\n")
+    done = copy.repro("tune", "controls.yaml", "--json", check=0)
+    found = done.json
+    assert "epochs more at most, which are not the search's" in done.err
+    assert found["budget_spent"] == 4 * 2 + 2 * 2 + 4
+    judged = found["controls"]
+    assert {"search", "random_full", "first_then_top", "rank_correlation"} <= judged.keys()
+    assert (judged["search"]["runs"], [item["budget"] for item in judged["rank_correlation"]]) == (2, [2, 4])
+    assert all(item["all"]["n"] == 4 for item in judged["rank_correlation"])
+    assert copy.repro("tune", "controls.yaml", "--json", check=0).json["run_now"] == 0
 
 
 def test_changed_code(copy):
@@ -242,7 +260,7 @@ method: grid
 objective: {accuracy: max}
 """
     lay_out(project, study)
-    wrong = project.repro("tune", "study.yaml", check=2).err
+    wrong = project.repro("tune", "study.yaml", "--workers", "1", check=2).err
     assert "never logged the objective accuracy; it logged loss" in wrong
     project.write("study.yaml", study.replace("accuracy: max", "loss: min"))
     found = project.repro("tune", "study.yaml", "--new", "--json", check=0).json

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from repro.errors import UsageError
 from repro.record.values import Recipe, recipe_digest
@@ -18,15 +21,16 @@ from repro.store.studies import StudyFolder
 from repro.trials import pool
 from repro.trials.slot import Template
 from repro.tune import base as bases
-from repro.tune import decisions, method, study, tabled
+from repro.tune import controls, decisions, judging, method, study, tabled
 from repro.tune.base import Base
 from repro.tune.drive import drive
 from repro.tune.method import Ladder
-from repro.tune.scheduler import Scheduler
-from repro.tune.search import Amount, Job
-from repro.tune.specification import Study
+from repro.tune.report import number
+from repro.tune.scheduler import Scheduler, Trial
+from repro.tune.search import Amount, Job, Mode, plain
+from repro.tune.specification import LADDERS, Study
 from repro.tune.tabled import Verified
-from repro.tune.trainings import PROJECT, Known, Recorded, Told, Trainings, mean_metrics, opened
+from repro.tune.trainings import PROJECT, Counts, Known, Recorded, Told, Trainings, mean_metrics, opened
 
 _SHOWN = 6
 
@@ -91,15 +95,18 @@ def _run(
         document = _document(folder, asked, base, scheduler, engine)
     for reason in engine.reasons:
         watcher.said(f"promoted trials were trained anew: {reason}")
-    finalists = _finalists(asked, base, template, scheduler, workers, watcher)
-    counts = engine.counts()
+    further = _Further(asked, base, template, scheduler, workers, told)
+    finalists = _finalists(further)
+    judged = _controls(further, watcher.said)
+    counts = [engine.counts(), *further.counts]
     return document | {
-        "controls": None,
+        "controls": judged,
+        "rung_correlation": _between_rungs(scheduler, mode),
         "finalists": finalists,
-        "run_now": counts.run_now,
-        "continued": counts.continued,
-        "read": counts.read,
-        "files_checked": counts.files_checked,
+        "run_now": sum(item.run_now for item in counts),
+        "continued": sum(item.continued for item in counts),
+        "read": sum(item.read for item in counts),
+        "files_checked": sum(item.files_checked for item in counts),
         "workers": workers,
         "threads": template.record.recipe.threads,
     }
@@ -129,32 +136,87 @@ def _document(
     return study.document(folder, asked, scheduler, reader)
 
 
-def _finalists(
-    asked: Study, base: Base, template: Template, scheduler: Scheduler, workers: int, watcher: Watcher
-) -> list[dict[str, Any]] | None:
+class _Further:
+    """Trainings after the search is over: they decide nothing."""
+
+    def __init__(
+        self,
+        asked: Study,
+        base: Base,
+        template: Template,
+        scheduler: Scheduler,
+        workers: int,
+        told: Callable[[Told], None],
+    ) -> None:
+        assert asked.objective is not None  # noqa: S101  (the file was checked for it)
+        self.asked, self.base, self.scheduler = asked, base, scheduler
+        self.metric, self.mode = asked.objective
+        self._template, self._workers, self._told = template, workers, told
+        self.counts: list[Counts] = []
+
+    def train(self, jobs: Sequence[Job], replicates: range) -> Trainings:
+        """Make the runs of all jobs; return the engine that has their outcomes."""
+        params, queue = self.scheduler.trials.params, deque(jobs)
+        with Trainings(self._template, self.base, params, self.metric, replicates, self._workers, self._told) as engine:
+            while queue or not engine.idle:
+                while queue and engine.free:
+                    engine.submit(queue.popleft())
+                engine.wait()
+        self.counts.append(engine.counts())
+        return engine
+
+
+def _finalists(further: _Further) -> list[dict[str, Any]] | None:
     """Train the best few at the full budget again on fresh seeds, and compare them."""
+    asked, trials, high = further.asked, further.scheduler.trials, further.base.axis.high
     if not asked.finalists:
         return None
-    assert asked.objective is not None  # noqa: S101
-    metric, mode = asked.objective
-    high, trials = base.axis.high, scheduler.trials
     scores = [(at, trial.scores[high]) for at, trial in enumerate(trials.all) if high in trial.scores]
     order = trials.ranking.order(item for item in scores if item[1].value is not None)[: tabled.FINALISTS]
     fresh = range(asked.per_trial, asked.per_trial + asked.finalists)
-    values: dict[int, list[float]] = {}
+    engine = further.train([Job(trial, 0, Amount(0), high) for trial in order], fresh)
+    values = {
+        trial: [outcome.metrics.get(further.metric, float("nan")) for outcome in engine.outcomes[trial, high]]
+        for trial in order
+    }
+    return tabled.finalists(values, further.mode == "max")
 
-    def told(found: Told) -> None:
-        watcher.told(found, scheduler)
 
-    with Trainings(template, base, trials.params, metric, fresh, workers, told) as engine:
-        queue = [Job(trial, 0, Amount(0), high) for trial in order]
-        while queue or not engine.idle:
-            while queue and engine.free:
-                engine.submit(queue.pop(0))
-            job, _ = engine.wait()
-            outcomes = engine.outcomes[job.trial, high]
-            values[job.trial] = [outcome.metrics.get(metric, float("nan")) for outcome in outcomes]
-    return tabled.finalists({trial: values[trial] for trial in order}, mode == "max")
+def _controls(further: _Further, said: Callable[[str], None]) -> dict[str, Any] | None:
+    """Train what was stopped to the end, and compare the search with its controls; None unless it is asked for."""
+    asked, base, scheduler = further.asked, further.base, further.scheduler
+    if not asked.controls or asked.method.name not in LADDERS:
+        return None
+    high = base.axis.high
+    budgets = sorted({base.axis.low, *judging.cheap(scheduler, high), high})
+    missing = sum((high - trial.asked[-1] for trial in scheduler.trials.all), Amount(0))
+    said(f"controls: {number(plain(missing))} {base.axis.name} more at most, which are not the search's")
+    jobs = [Job(at, 0, Amount(0), budget) for budget in budgets for at in range(len(scheduler.trials.all))]
+    engine = further.train(jobs, range(asked.per_trial))
+    sign = judging.sign_of(further.mode)
+
+    def losses(budget: Amount) -> Any:
+        scores = [engine.score(at, budget).value for at in range(len(scheduler.trials.all))]
+        return np.array([np.inf if value is None else sign * value for value in scores])
+
+    return judging.judge(asked, scheduler, ladder_of(base), further.mode, base.axis.low, losses)
+
+
+def _between_rungs(scheduler: Scheduler, mode: Mode) -> list[dict[str, Any]]:
+    """Return how rungs rank like the next one, over the trials that reached both: all that a search itself knows."""
+    budgets = sorted({budget for trial in scheduler.trials.all for budget in trial.asked})
+    sign, found = judging.sign_of(mode), []
+    for low, high in itertools.pairwise(budgets):
+        pairs = [(trial.scores[low].value, trial.scores[high].value) for trial in _reached(scheduler, low, high)]
+        values = np.array([[np.inf if value is None else sign * value for value in pair] for pair in pairs])
+        if len(values):
+            figures = controls.rank_correlation(values[:, 0], values[:, 1])
+            found.append({"budget": plain(low), "next": plain(high), **figures})
+    return found
+
+
+def _reached(scheduler: Scheduler, *budgets: Amount) -> list[Trial]:
+    return [trial for trial in scheduler.trials.all if all(budget in trial.scores for budget in budgets)]
 
 
 def _ground(base: Base, recipe: Recipe) -> study.Ground:
@@ -317,4 +379,6 @@ def document_of(store: Store, folder: StudyFolder) -> dict[str, Any]:
     """Return the document of a kept study, as far as it has come, derived again from its records."""
     found = _derive(store, folder)
     document = _document(folder, found.study, found.base, found.scheduler, found.engine)
-    return document | {"controls": None, "finalists": None, "run_now": 0}
+    _, mode = found.study.objective or ("", "min")
+    between = _between_rungs(found.scheduler, mode)
+    return document | {"controls": None, "rung_correlation": between, "finalists": None, "run_now": 0}

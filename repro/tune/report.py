@@ -64,6 +64,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _finalists(found)
     if found["controls"] is not None:
         yield from controls(found["controls"], unit)
+    elif found.get("rung_correlation"):
+        yield "between rungs, over the trials that reached both (controls: true in the file trains the others too):"
+        for item in found["rung_correlation"]:
+            yield f"  {number(item['budget'])} {unit} rank like {number(item['next'])}: {_rho(item)}, n = {item['n']}"
 
 
 def _best(found: Mapping[str, Any]) -> Iterator[str]:
@@ -103,7 +107,7 @@ def _finalists(found: Mapping[str, Any]) -> Iterator[str]:
 def controls(found: Mapping[str, Any], unit: str) -> Iterator[str]:
     """Yield what one study says of its controls. One study is one draw: no interval, and it is said."""
     search = found["search"]
-    yield "controls (this one study; --repeats 200 gives intervals):"
+    yield "controls (one study is one draw; over a table --repeats 200 gives intervals):"
     yield f"  the search: {_found(search, unit)}"
     for name, words in _NAMES.items():
         if name in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +10,7 @@ import numpy as np
 from repro.engines.simulated import Simulated
 from repro.errors import ConfigError
 from repro.stats import t_interval
-from repro.tune import controls, draws, method
-from repro.tune.brackets import climb, cost, ladder
+from repro.tune import controls, draws, judging, method
 from repro.tune.draws import Draws
 from repro.tune.drive import drive
 from repro.tune.method import Ladder
@@ -108,64 +106,19 @@ def row_of(scheduler: Scheduler, trial: int) -> int:
     return row
 
 
-def best_of(scheduler: Scheduler, high: Amount) -> int | None:
-    """Return the best trial among those at the full budget; None where there is none, or all diverged."""
-    scores = [(at, trial.scores[high]) for at, trial in enumerate(scheduler.trials.all) if high in trial.scores]
-    order = scheduler.trials.ranking.order(scores)
-    return order[0] if order and dict(scores)[order[0]].value is not None else None
-
-
 def judged(study: Study, table: Table, found: Simulation) -> dict[str, Any] | None:
-    """Return the search beside its controls, and how the cheap ranks like the dear; None where nothing was cheap."""
+    """Return the search beside its controls: a table knows all that they need. None where nothing was cheap."""
     if study.method.name not in LADDERS or not found.scheduler.trials.all:
         return None
-    whole = ladder_of(study, table)
-    sign = 1.0 if table.mode == "min" else -1.0
-    losses = _losses(study, table, found, sign)
-    full, high = losses[:, -1], whole.axis.high
-    first = losses[:, table.column(table.low)]
-    trial = best_of(found.scheduler, high)
-    spent = found.scheduler.trials.spent
-    equal = max(1, min(len(full), round(spent / high)))
-    search = controls.Picked(equal, spent, math.inf if trial is None else float(full[trial]))
-    named = {"random_full": controls.in_full(full, equal, high)}
-    named["first_then_top"] = controls.first_then_top(full, first, equal, table.low, high)
-    classical = _classical(study, whole)
-    if classical is not None and classical != equal:
-        named["random_full_at_classical_cost"] = controls.in_full(full, classical, high)
-        named["first_then_top_at_classical_cost"] = controls.first_then_top(full, first, classical, table.low, high)
-    return {
-        "search": controls.described(search, full, sign),
-        **{name: controls.described(picked, full, sign) for name, picked in named.items()},
-        "rank_correlation": [
-            {"budget": plain(budget), **controls.correlations(losses[:, table.column(budget)], full)}
-            for budget in _cheap(found.scheduler, high)
-        ],
-    }
-
-
-def _losses(study: Study, table: Table, found: Simulation, sign: float) -> controls.Floats:
-    """Return the losses of all trials at all budgets, shape (n, B), infinity for what diverged."""
-    columns = _columns(study, table)
+    columns, sign = _columns(study, table), judging.sign_of(table.mode)
     rows = [row_of(found.scheduler, trial) for trial in range(len(found.scheduler.trials.all))]
     values = sign * table.metric[rows][:, :, columns].mean(axis=2)
-    return np.where(np.isfinite(values), values, np.inf)
+    losses = np.where(np.isfinite(values), values, np.inf)
 
+    def at(budget: Amount) -> controls.Floats:
+        return np.asarray(losses[:, table.column(budget)])
 
-def _cheap(scheduler: Scheduler, high: Amount) -> list[Amount]:
-    """Return the budgets below the full one that trials were judged at."""
-    return sorted({budget for trial in scheduler.trials.all for budget in trial.asked} - {high})
-
-
-def _classical(study: Study, whole: Ladder) -> int | None:
-    """Return how many trainings in full the same ladder costs at the classical budgets, R / eta^k."""
-    if study.method.name != "successive_halving":
-        return None
-    options = study.method.options
-    found = method.budgets(whole, study.method)
-    budgets = climb(whole.axis.high, options["eta"], len(found), whole=False)
-    sizes = ladder(options["configurations"], options["eta"], len(found))
-    return round(cost(sizes, budgets) / whole.axis.high)
+    return judging.judge(study, found.scheduler, ladder_of(study, table), table.mode, table.low, at)
 
 
 def repeat(study: Study, table: Table, repeats: int) -> dict[str, Any]:

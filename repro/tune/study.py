@@ -12,7 +12,7 @@ from repro.errors import UsageError
 from repro.store import studies
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
-from repro.tune import decisions, simulation
+from repro.tune import decisions, judging
 from repro.tune.method import Ladder
 from repro.tune.scheduler import Limits, Scheduler, Trial
 from repro.tune.search import Amount, Mode, plain
@@ -164,7 +164,7 @@ def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Re
     """Return a study as plain values, as ``repro tune --json`` prints it."""
     lines = [decisions.line(entry) for entry in scheduler.entries]
     trials = [_trial(at, trial, reader) for at, trial in enumerate(scheduler.trials.all)]
-    best = simulation.best_of(scheduler, reader.ladder.axis.high)
+    best = judging.best_of(scheduler, reader.ladder.axis.high)
     return {
         "study_id": folder.study_id,
         "path": folder.specification()["identity"]["path"],

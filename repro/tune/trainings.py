@@ -321,6 +321,10 @@ class Trainings:
                     hint="for epoch in run.epochs(): ... in the entry",
                 )
 
+    def score(self, trial: int, budget: Amount) -> Score:
+        """Return the score of a job that is over."""
+        return score_of(self._template.store, self.outcomes[trial, budget], self._metric)
+
     def counts(self) -> Counts:
         """Return how the runs came about."""
         return Counts(self.read, self.run_now, self.continued, self.known.files_checked)
