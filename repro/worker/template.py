@@ -34,11 +34,13 @@ def run(descriptor: int, known: Collection[str], work: Callable[[], int], own: C
     """
     begin = _serve(descriptor, {name.partition(".")[0] for name in known})
 
+    loaded = frozenset(sys.modules)
+
     def worker() -> int:
         begin()
         return work()
 
-    _leave(worker, own)
+    _leave(worker, lambda: _take_apart(own(), loaded))
 
 
 def _serve(descriptor: int, known: Collection[str]) -> Callable[[], None]:
@@ -176,10 +178,10 @@ def _tell(folder: str, place: tuple[int, int]) -> None:
         ctypes.memmove(address, value, length)
 
 
-def _leave(work: Callable[[], int], own: Callable[[], Sequence[str]]) -> NoReturn:
+def _leave(work: Callable[[], int], take_apart: Callable[[], None]) -> NoReturn:
     """Do ``work`` and end this process as Python does, less taking apart what was loaded before the fork: 1 to 2 s.
 
-    ``own`` names the folders of the user's code: its modules are taken apart, so that what they hold is closed.
+    ``take_apart`` does that with the user's modules, so that what they hold is closed.
     """
     code, interrupted = _outcome(work)
     import atexit
@@ -191,7 +193,7 @@ def _leave(work: Callable[[], int], own: Callable[[], Sequence[str]]) -> NoRetur
         except BaseException:
             sys.excepthook(*sys.exc_info())
     whole = _flush_standard()
-    _take_apart(own())
+    take_apart()
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -223,12 +225,13 @@ def _flush_standard() -> bool:
     return found
 
 
-def _take_apart(own: Sequence[str]) -> None:
+def _take_apart(own: Sequence[str], loaded: Collection[str]) -> None:
     """Let go of the user's modules, last first, and write out what is still in the buffers of open files."""
     import io
 
     folders = tuple(folder.rstrip(os.sep) + os.sep for folder in own)
-    mine = [name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith(folders)]
+    new = [(name, module) for name, module in sys.modules.items() if name not in loaded]
+    mine = [name for name, module in new if str(getattr(module, "__file__", "")).startswith(folders)]
     modules = [weakref.ref(sys.modules.pop(name)) for name in reversed(mine)]
     gc.collect()
     for reference in modules:
