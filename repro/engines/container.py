@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ KNOWN = ("podman", "docker")
 _SIGNALLED = 128
 _LAST_SIGNAL = 64
 _SHOWN = 600
+_MOST_FILES, _MOST_PROCESSES = 1 << 20, 10_000
 
 
 class Image(NamedTuple):
@@ -100,12 +102,17 @@ class Engine:
             raise EnvironmentMismatchError(f"the base image {name} is neither here nor to be had", hint=hint)
         return found
 
-    def build(self, context: Path, tag: str, base: str) -> Image:
-        """Build an image without network and return it; Podman gives the same id for the same context."""
+    def build(self, context: Path, tag: str, base: str, *, anew: bool = False) -> Image:
+        """Build an image without network and return it; Podman gives the same id for the same context.
+
+        Layers that were built before are taken again, unless it is to be built ``anew``.
+        """
         words = ["build", "--network", "none", "--tag", tag, "--build-arg", f"BASE={base}"]
         words += ["--build-arg", "SOURCE_DATE_EPOCH=0"]
         if self.is_reproducible:
-            words += ["--timestamp", "0", "--layers=false", "--no-cache", "--pull=never", "--format", "oci"]
+            words += _limits()
+            words += ["--timestamp", "0", "--layers", "--pull=never", "--format", "oci"]
+        words += ["--no-cache"] if anew else []
         self.run(*words, ".", cwd=context)
         found = self.image(tag)
         assert found is not None  # noqa: S101  (it was built a moment ago)
@@ -113,14 +120,15 @@ class Engine:
 
     def ask(self, image: str, words: Sequence[str]) -> str:
         """Return what a program of an image prints."""
-        return self.run("run", "--rm", "--network", "none", "--entrypoint", words[0], image, *words[1:])
+        limits = _limits() if self.name == "podman" else []
+        return self.run("run", "--rm", "--network", "none", *limits, "--entrypoint", words[0], image, *words[1:])
 
     def command(self, box: Box, name: str, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> list[str]:
         """Return the words that start ``words`` in a container of a name."""
         found = [self.name, "run", "--rm", "--name", name, "--network", "none", "--workdir", str(cwd)]
         found += ["--user", f"{os.getuid()}:{os.getgid()}", "--entrypoint", words[0]]
         if self.name == "podman":
-            found += ["--security-opt", "label=disable", *(["--userns=keep-id"] if os.getuid() else [])]
+            found += [*_limits(), "--security-opt", "label=disable", *(["--userns=keep-id"] if os.getuid() else [])]
         for mode, places in (("ro", box.read), ("rw", box.write)):
             found += [part for place in places for part in ("--volume", f"{place}:{place}:{mode}")]
         found += [part for variable in box.passed(env) for part in ("--env", variable)]
@@ -215,22 +223,45 @@ def choose(name: str | None = None) -> Engine:
 def complaint(engine: str, words: str) -> EnvironmentMismatchError:
     """Return the error that an engine's words mean."""
     text = " ".join(words.strip().splitlines()[-6:])[-_SHOWN:]
-    if "Cannot connect to the Docker daemon" in words or "daemon is not running" in words:
-        hint = "start it (systemctl start docker), or take Podman: --engine podman"
-        return EnvironmentMismatchError(f"{engine}'s daemon does not answer: {text}", hint=hint)
-    if "no space left on device" in words.lower():
-        hint = f"free some space: {engine} system prune, df -h"
-        return EnvironmentMismatchError(f"no space left on the disk for {engine}", hint=hint)
-    if "DO NOT MATCH THE HASHES" in words:
-        hint = "repro lock --from RUN resolves the hashes anew"
-        return EnvironmentMismatchError("a wheel is not what the lock has", hint=hint)
-    if "is not a supported wheel" in words or "No matching distribution found" in words:
-        hint = "--base NAME takes an image with the recorded Python"
-        return EnvironmentMismatchError(f"a wheel is for another Python than the base image's: {text}", hint=hint)
-    if "permission denied" in words.lower() and "docker.sock" in words:
-        hint = "add yourself to the group docker, or take Podman: --engine podman"
-        return EnvironmentMismatchError(f"{engine}'s daemon may not be used by you", hint=hint)
+    for pattern, message, hint in _COMPLAINTS:
+        if re.search(pattern, words, re.IGNORECASE):
+            return EnvironmentMismatchError(message.format(engine=engine, text=text), hint=hint.format(engine=engine))
     return EnvironmentMismatchError(f"{engine} failed: {text}", hint=f"{engine} info")
+
+
+#: What engines say, what that means, and what helps.
+_COMPLAINTS = (
+    (
+        "Cannot connect to the Docker daemon|daemon is not running|failed to connect to the docker API",
+        "{engine}'s daemon does not answer: {text}",
+        "start it (systemctl start docker), or take Podman: --engine podman",
+    ),
+    (
+        "permission denied.*docker.sock",
+        "{engine}'s daemon may not be used by you",
+        "add yourself to the group docker, or take Podman: --engine podman",
+    ),
+    ("no space left on device", "no space left on the disk for {engine}", "{engine} system prune; df -h"),
+    ("DO NOT MATCH THE HASHES", "a wheel is not what the lock has", "repro lock --from RUN resolves the hashes anew"),
+    (
+        "requires BuildKit|buildx component is missing",
+        "Docker builds this image with BuildKit, which is not there",
+        "install Docker's buildx (Debian: docker-buildx), or take Podman: --engine podman",
+    ),
+    (
+        "is not a supported wheel|No matching distribution found",
+        "a wheel is for another Python than the base image's: {text}",
+        "--base NAME takes an image with the recorded Python",
+    ),
+)
+
+
+def _limits() -> list[str]:
+    """Return the options that keep a container within our own limits: Podman's defaults need a right to raise them."""
+    files, processes = (resource.getrlimit(number)[1] for number in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+    found = {"nofile": (files, _MOST_FILES), "nproc": (processes, _MOST_PROCESSES)}
+    limits = {name: most if hard == resource.RLIM_INFINITY else min(hard, most) for name, (hard, most) in found.items()}
+    return [part for name, limit in limits.items() for part in ("--ulimit", f"{name}={limit}:{limit}")]
 
 
 def _plain() -> dict[str, str]:

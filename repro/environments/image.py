@@ -32,34 +32,33 @@ _LOOK = (
 )
 _DOCKERFILE = """\
 # {title}
-# Built with the recorded lock and code; without network. The same image again:
-#     podman build --timestamp 0 --layers=false --build-arg SOURCE_DATE_EPOCH=0 .
+# It needs no network to be built. The same image again, with the same id (Docker, which needs BuildKit, gives another):
+#     podman build --timestamp 0 --format oci --build-arg SOURCE_DATE_EPOCH=0 .
 ARG BASE={base}
-FROM ${{BASE}} AS build
-ARG SOURCE_DATE_EPOCH=0
-ENV PYTHONHASHSEED=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-COPY wheels /repro/wheels
-COPY lock.txt {pip} /repro/
-RUN python3 -m venv --without-pip {prefix} \\
- && PYTHONPATH=/repro/{pip} {prefix}/bin/python -m pip install --quiet --no-index --find-links /repro/wheels \\
-    --no-deps --require-hashes --no-compile -r /repro/lock.txt
-COPY site /repro/site
-COPY {wheel} /repro/
-RUN PYTHONPATH=/repro/{pip} {prefix}/bin/python -m pip install --quiet --no-index --no-deps --no-compile \\
-    /repro/{wheel} \\
- && {prefix}/bin/python -c "import shutil, sysconfig; \\
-shutil.copytree('/repro/site', sysconfig.get_path('purelib'), dirs_exist_ok=True)" \\
- && {{ {prefix}/bin/python -m compileall -q --invalidation-mode unchecked-hash {prefix}/lib || true; }}
-
 FROM ${{BASE}}
 ARG SOURCE_DATE_EPOCH=0
-COPY --from=build {prefix} {prefix}
+ENV PYTHONHASHSEED=0
+# The locked packages: {lock}
+RUN --mount=type=bind,source=wheels,target=/repro : "{lock}" && \
+    python3 -m venv --without-pip {prefix} && {pip_install} --find-links /repro \
+    --require-hashes -r /repro/lock.txt && {compile}
+# repro itself, and what finds the sources of editable installs: {own}
+RUN --mount=type=bind,source=own,target=/repro : "{own}" && \
+    {pip_install} /repro/{wheel} && \
+    {prefix}/bin/python -c "import shutil, sysconfig; \
+shutil.copytree('/repro/site', sysconfig.get_path('purelib'), dirs_exist_ok=True)" && {compile_own}
 COPY code {code}
 {job}{environment}
 LABEL {labels}
 WORKDIR {folder}
 CMD {command}
 """
+_PIP = (
+    "PYTHONPATH=/repro/{pip} {prefix}/bin/python -m pip --no-cache-dir --disable-pip-version-check \\\n"
+    "    install --quiet --root-user-action ignore --no-index --no-deps --no-compile"
+)
+#: Byte code that holds no time of day; packages bring files for other Pythons along, which do not compile.
+_COMPILE = "{{ {prefix}/bin/python -m compileall -qq --invalidation-mode unchecked-hash {prefix}/lib{what} || :; }}"
 
 
 class Built(NamedTuple):
@@ -113,7 +112,7 @@ def build(
             say("repro: fetching the wheels of the lock")
             write_context(folder / "context", store, record, source, wheel, f"{name} {foundation.id}", foundation.id)
             say(f"repro: building the image with {engine.name}, once, without network")
-            image = engine.build(folder / "context", tag, foundation.id)
+            image = engine.build(folder / "context", tag, foundation.id, anew=anew)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
@@ -141,17 +140,18 @@ def write_context(
     """Write all that an image is built from into a new folder; the same bytes for the same record."""
     folder.mkdir(parents=True)
     fetch(store, record, source, folder / "wheels")
-    (folder / "lock.txt").write_text(locks.render(source.pins), encoding="utf-8")
-    (folder / wheel[0]).write_bytes(wheel[1])
+    (folder / "wheels" / "lock.txt").write_text(locks.render(source.pins), encoding="utf-8")
     own_pip = wheels.of_installed("pip")
-    (folder / own_pip[0]).write_bytes(own_pip[1])
-    (folder / "site").mkdir()
+    (folder / "wheels" / own_pip[0]).write_bytes(own_pip[1])
+    own = folder / "own"
+    (own / "site").mkdir(parents=True)
+    (own / wheel[0]).write_bytes(wheel[1])
+    (own / own_pip[0]).write_bytes(own_pip[1])
     for texts in source.editables.values():
         for name, text in texts.items():
-            path = folder / "site" / name
+            path = own / "site" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text if ".dist-info/" in name else _moved(text, record), encoding="utf-8")
-    (folder / "site" / ".keep").touch()
     store.code.materialise(record.recipe.code, folder / "code")
     for name, tree in record.recipe.sources.items():
         store.code.materialise(tree, folder / "code" / ".repro-sources" / name)
@@ -160,7 +160,11 @@ def write_context(
     text = _DOCKERFILE.format(
         title=f"The environment and the code of run {record.run_id} ({record.name}), on {base}",
         base=base_id,
-        pip=own_pip[0],
+        lock=source.lock_digest,
+        own=digest.of_value("own/1", [_of(wheel[1]), source.editables]),
+        pip_install=_PIP.format(pip=own_pip[0], prefix=PREFIX),
+        compile=_COMPILE.format(prefix=PREFIX, what=""),
+        compile_own=_COMPILE.format(prefix=PREFIX, what="/python3*/site-packages/repro"),
         wheel=wheel[0],
         prefix=PREFIX,
         code=CODE,
@@ -198,7 +202,6 @@ def fetch(store: Store, record: Record, source: Source, folder: Path) -> None:
         options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={series}"]
     if source.pins:
         pip.run(["download", *options, "--dest", str(folder), "-r", str(lock)], python=python)
-    (folder / ".keep").touch()
     lock.unlink()
     shutil.rmtree(own, ignore_errors=True)
 
