@@ -34,6 +34,7 @@ COMMANDS = {
     "diff": "Show how two runs differ.",
     "lock": "Pin the environment, with hashes.",
     "verify": "Check that no sealed file was changed.",
+    "docker": "Rebuild a run's environment as an image, and run it there.",
     "gc": "Give back the room that environments take.",
     "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
