@@ -124,6 +124,7 @@ def left(project: Project, run_id: str) -> dict[str, Any]:
         "said": re.sub(r"/work/[^/]+/", "/work/ID/", f"{outcome.notes} {outcome.gaps}"),
         "output": [re.sub(r"/work/[^/]+/", "/work/ID/", (folder / name).read_text()) for name in _LOGS],
         "recipe": store.record(run_id).recipe_digest,
+        "warm": "warm" in store.record(run_id).circumstances["launch"],
     }
 
 
@@ -144,6 +145,8 @@ def test_warm_and_cold_leave_the_same(project: Project) -> None:
     cold = [left(project, run["run_id"]) for run in seeds(project, "--n", "2", "--cold", "experiment.yaml")["runs"]]
     shutil.rmtree(project.store)
     warm = [left(project, run["run_id"]) for run in seeds(project, "--n", "2", "experiment.yaml")["runs"]]
+    assert all(run.pop("warm") for run in warm)
+    assert not any(run.pop("warm") for run in cold)
     assert warm == cold
 
     assert cold[0]["state"][0] == "COMPLETED"
@@ -399,7 +402,10 @@ def test_digits_are_the_same_warm_and_cold(project: Project) -> None:
     words = ["--n", "2", "--set", "epochs=1", "digits/experiment.yaml"]
     warm = [left(project, run["run_id"]) for run in seeds(project, *words)["runs"]]
     shutil.rmtree(project.store)
-    assert [left(project, run["run_id"]) for run in seeds(project, "--cold", *words)["runs"]] == warm
+    assert all(run.pop("warm") for run in warm)
+    cold = [left(project, run["run_id"]) for run in seeds(project, "--cold", *words)["runs"]]
+    assert not any(run.pop("warm") for run in cold)
+    assert warm == cold
 
 
 def test_names_that_a_template_has_loaded_are_left_to_the_user(

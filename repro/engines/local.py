@@ -62,14 +62,23 @@ class First(Protocol):
 class LocalProcess:
     """A started job; `release` lets an interpreter go on that waits for the seal.
 
-    ``spared`` are children of ours that are no part of the job.
+    ``spared`` are children of ours that are no part of the job; ``warm`` says that it was forked from one of them.
     """
 
-    def __init__(self, process: First, gate: int | None, channels: list[Channel], spared: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        process: First,
+        gate: int | None,
+        channels: list[Channel],
+        spared: Sequence[int] = (),
+        *,
+        warm: bool = False,
+    ) -> None:
         self._process = process
         self._gate = gate
         self._channels = channels
         self._spared = frozenset(spared)
+        self.warm = warm
         self._signals: _Signals | None = None
 
     @property

@@ -219,7 +219,7 @@ class _Template:
                 os.close(channel.child)
         for channel in channels:
             channel.start()
-        return LocalProcess(_Worker(self), write_end, channels, spared=[self._process.pid])
+        return LocalProcess(_Worker(self), write_end, channels, spared=[self._process.pid], warm=True)
 
     def close(self) -> None:
         """End the template, and a worker that it has with it."""

@@ -110,6 +110,8 @@ class _Execution:
         )
         if self.options.start is not None:
             captured = self._continue(captured, self.options.start)
+        if self.process is not None and self.process.warm:
+            captured = _as_warm(captured)
         digest = self.store.seal_record(captured.record)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
@@ -206,6 +208,13 @@ class _Execution:
         os.close(self._lock)
         if not self._sealed:
             self.store.settle(self.run_id)
+
+
+def _as_warm(captured: seal.Captured) -> seal.Captured:
+    """Let the record say that its worker was forked from a template."""
+    facts = captured.record.circumstances
+    facts = facts | {"launch": facts["launch"] | {"warm": True}}
+    return captured._replace(record=msgspec.structs.replace(captured.record, circumstances=facts))
 
 
 def _state(end: local.End) -> State:
