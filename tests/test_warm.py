@@ -136,15 +136,17 @@ def seeds(project: Project, *words: str, check: int = 0, **env: str) -> Any:
 def test_warm_and_cold_leave_the_same(project: Project) -> None:
     """Trails, metrics, files, output and end are equal, with every kind of generator, loaders' workers and 2 threads.
 
-    So is what a script can find of the world around it: variables, arguments, descriptors, signals, hashes.
+    So is what a script can find of the world around it: variables, arguments, descriptors, signals, hashes, where
+    modules are imported from.
     """
     project.write("train.py", EVERYTHING)
-    project.write("beside.py", BESIDE)
+    project.write("lib/beside.py", BESIDE)
     project.write("shaped.py", SHAPED)
     project.write("experiment.yaml", EXPERIMENT)
-    cold = [left(project, run["run_id"]) for run in seeds(project, "--n", "2", "--cold", "experiment.yaml")["runs"]]
+    words, env = ["--n", "2", "experiment.yaml"], {"PYTHONPATH": "lib"}
+    cold = [left(project, run["run_id"]) for run in seeds(project, *words, "--cold", **env)["runs"]]
     shutil.rmtree(project.store)
-    warm = [left(project, run["run_id"]) for run in seeds(project, "--n", "2", "experiment.yaml")["runs"]]
+    warm = [left(project, run["run_id"]) for run in seeds(project, *words, **env)["runs"]]
     assert all(run.pop("warm") for run in warm)
     assert not any(run.pop("warm") for run in cold)
     assert warm == cold

@@ -237,19 +237,23 @@ class _Worker:
     def __init__(self, template: _Template) -> None:
         self.lost: str | None = None
         self._template = template
+        self._end: dict[str, Any] = {}
 
     @functools.cached_property
     def pid(self) -> int | None:
-        """Its id once the template has said it, None where it could not be forked."""
+        """Its id once it has said it, None where it could not be forked or ended before."""
         answer = self._answer()
         if "error" in answer:
             self.lost = f"no worker could be forked: {os.strerror(answer['error'])}"
+        if "pid" not in answer:
+            self._end = answer
         return answer.get("pid")
 
     def wait(self) -> int:
         """Return the exit code, or less than 0 for a signal."""
-        answer = {} if self.pid is None else self._answer()
-        return int(answer.get("status", -signal.SIGKILL))
+        if self.pid is not None:
+            self._end = self._answer()
+        return int(self._end.get("status", -signal.SIGKILL))
 
     def _answer(self) -> dict[str, Any]:
         try:

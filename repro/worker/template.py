@@ -33,7 +33,6 @@ def run(descriptor: int, known: Collection[str], work: Callable[[], int], own: C
     ``known`` are the modules that a cold worker has; ``own`` names the folders of the user's code.
     """
     begin = _serve(descriptor, {name.partition(".")[0] for name in known})
-
     loaded = frozenset(sys.modules)
 
     def worker() -> int:
@@ -68,12 +67,10 @@ def _serve(descriptor: int, known: Collection[str]) -> Callable[[], None]:
             pid = -1
             control.send(json.dumps({"error": error.errno}).encode())
         if pid == 0:
-            control.close()
-            return lambda: _become(request, descriptors, me, place, asked["stand"])
+            return lambda: _become(request, descriptors, control, me, place, asked["stand"])
         for number in descriptors:
             os.close(number)
         if pid > 0:
-            control.send(json.dumps({"pid": pid}).encode())
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             control.send(json.dumps({"status": status}).encode())
 
@@ -134,12 +131,24 @@ def _receive(control: socket.socket) -> tuple[Any, list[int]]:
     return (json.loads(data) if data else None), found.tolist()
 
 
-def _become(request: Any, descriptors: Sequence[int], template: int, place: tuple[int, int], stand: str) -> None:
-    """Make this process the worker of one job, as its supervisor would have started a cold one."""
+def _become(
+    request: Any,
+    descriptors: Sequence[int],
+    control: socket.socket,
+    template: int,
+    place: tuple[int, int],
+    stand: str,
+) -> None:
+    """Make this process the worker of one job, as its supervisor would have started a cold one.
+
+    It tells its id once it leads a group of its own, to which signals can be sent.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != template:
         os._exit(1)
     os.setsid()
+    control.send(json.dumps({"pid": os.getpid()}).encode())
+    control.close()
     out, err, gate = descriptors
     os.dup2(out, 1)
     os.dup2(err, 2)
