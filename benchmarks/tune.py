@@ -48,7 +48,7 @@ def ours(count: int) -> tuple[float, str]:
 
     start = time.perf_counter()
     space = domains.read(SPACE, fail)
-    shapes = brackets.hyperband(Amount(25), Amount(100), Amount(2), whole=True)
+    shapes = brackets.hyperband((Amount(25), Amount(50), Amount(100)), Amount(2))
     scheduler = Brackets(shapes, Trials(Draws(draws.random(space, 7)), "min"), Limits(count))
     params = scheduler.trials.params
     engine = Simulated(

@@ -183,6 +183,38 @@ def test_controls(copy):
     assert copy.repro("tune", "controls.yaml", "--json", check=0).json["run_now"] == 0
 
 
+def test_parts_of_the_data(project):
+    """By data a trial is trained anew at each rung, on stratified parts, and costs that; an entry has to ask for it."""
+    study = STUDY.replace("{hyperband: {eta: 2}}", "{successive_halving: {configurations: 4, eta: 2, rungs: 3}}")
+    lay_out(project, study.replace("{epochs: [2, 8]}", "{data: [0.25, 1.0]}").replace("100.0", "0.1"))
+    part = """    part = run.subset(range(64), labels=[at % 4 for at in range(64)])
+    kept = list(getattr(part, "indices", part))
+    run.log(size=len(part), classes=len({at % 4 for at in kept}))
+    x, y = x[kept], y[kept]
+    run.resume("""
+    text = TRAIN.replace("    run.resume(", part).replace("torch.randperm(64,", "torch.randperm(len(x),")
+    project.write("train.py", text)
+    found = project.repro("tune", "study.yaml", "--json", check=0).json
+    assert (found["budget_spent"], found["budget_retrained"], found["continued"]) == (4 * 0.25 + 2 * 0.5 + 1, 3, 0)
+    metrics = [trial["metrics"] for trial in found["trials"]]
+    assert sorted({values["size"] for values in metrics}) == [16.0, 32.0, 64.0]
+    assert {values["classes"] for values in metrics} == {4.0}
+    project.write("train.py", text.replace("run.subset(", "(lambda data, labels: data)("))
+    assert "never asks run.subset()" in project.repro("tune", "study.yaml", "--new", check=2).err
+
+
+def test_a_ladder_of_models(project):
+    """By model the parameter `model` grows from rung to rung; its costs are those of the study file."""
+    study = STUDY.replace("100.0", "0.1")
+    lay_out(project, study.replace("{epochs: [2, 8]}", "{model: {small: 1, large: 4}}"))
+    project.write("experiment.yaml", EXPERIMENT.replace("epochs: 8", "epochs: 1, model: small"))
+    found = project.repro("tune", "study.yaml", "--json", check=0).json
+    assert sorted(len(trial["scores"]) for trial in found["trials"]) == [1, 1, 1, 2]
+    assert found["budget_spent"] == found["budget_retrained"] == 2 * 1 + 4 + 2 * 4
+    record = json.loads((project.store / "runs" / found["best"]["run_id"] / "record.json").read_bytes())
+    assert record["recipe"]["params"]["model"] == "large"
+
+
 def test_changed_code(copy):
     """Code that a run opened and that changed is refused in the middle of a study; a README is not; both are said."""
     study = (copy.root / "study.yaml").read_text()
@@ -228,7 +260,10 @@ WRONG = [
     (("lr: {log: [1.0e-3, 100.0]}", "unused: {uniform: [0.5, 1.5]}"), "int: [1, 10]"),
     (("lr: {log: [1.0e-3, 100.0]}", "epochs: {int: [1, 8]}"), "it is the fidelity already"),
     (("{epochs: [2, 8]}", "{epochs: [8, 2]}"), "the range is empty"),
-    (("{epochs: [2, 8]}", "{data: [0.1, 1.0]}"), "only epochs are there yet"),
+    (("{epochs: [2, 8]}", "{epochs: [2, 8], data: [0.1, 1.0]}"), "one axis is expected so far"),
+    (("{epochs: [2, 8]}", "{data: [0.1, 1.5]}"), "a fraction of the data is expected"),
+    (("{epochs: [2, 8]}", "{model: [small, large]}"), "the experiment has no parameter model"),
+    (("{epochs: [2, 8]}", "{model: {small: 2, large: 1}}"), "costs that grow are expected"),
     (("objective: {loss: min}", ""), "the objective is missing"),
     (("experiment: experiment.yaml", "experiment: nowhere.yaml"), "no such file"),
     (("method: {hyperband: {eta: 2}}", "method: portfolio"), "portfolio"),

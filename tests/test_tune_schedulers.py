@@ -77,7 +77,8 @@ def test_brackets_of_hyperband(low, factor, eta):
     high = Fraction(low * factor)
     most = brackets.steps(Fraction(low), high, eta)
     assert low * eta**most <= high < low * eta ** (most + 1)
-    found = list(itertools.islice(brackets.hyperband(Fraction(low), high, eta, whole=False), 2 * (most + 1)))
+    levels = brackets.climb(high, eta, most + 1, whole=False)
+    found = list(itertools.islice(brackets.hyperband(levels, eta), 2 * (most + 1)))
     assert [shape.bracket for shape in found] == [*range(most, -1, -1)] * 2
     for shape in found:
         s = shape.bracket
@@ -89,7 +90,8 @@ def test_brackets_of_hyperband(low, factor, eta):
 
 def test_hyperband_from_25_to_100():
     """With eta 2 from 25 to 100 a round has 10 configurations, and costs 700 continued, 850 retrained."""
-    shapes = list(itertools.islice(brackets.hyperband(Fraction(25), Fraction(100), Fraction(2), whole=True), 3))
+    levels = (Fraction(25), Fraction(50), Fraction(100))
+    shapes = list(itertools.islice(brackets.hyperband(levels, Fraction(2)), 3))
     assert [shape.sizes for shape in shapes] == [(4, 2, 1), (3, 1), (3,)]
     assert sum(shape.cost for shape in shapes) == 700
     assert sum(shape.retrained for shape in shapes) == 850
@@ -136,7 +138,7 @@ def machines(kind, limit):
     if kind == "halving":
         return Brackets(brackets.halvings(8, budgets, Fraction(2)), trials(), limits)
     if kind == "hyperband":
-        return Brackets(brackets.hyperband(Fraction(1), Fraction(4), Fraction(2), whole=True), trials(), limits)
+        return Brackets(brackets.hyperband(budgets, Fraction(2)), trials(), limits)
     if kind == "full":
         return Brackets(brackets.full(Fraction(4)), trials(), limits)
     if kind == "asha":

@@ -166,6 +166,7 @@ def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
         threads=plan.threads,
         trail=recipe.trail,
         epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
+        data_share=recipe.budget.get("data"),
     )
 
 

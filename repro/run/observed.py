@@ -32,6 +32,7 @@ class Observed:
     loaders: list[dict[str, Any]] = field(default_factory=list)
     horizon_read: bool = False
     epochs_asked: bool = False
+    subset_asked: bool = False
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[dict[str, Any]] = field(default_factory=list)
@@ -150,5 +151,6 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "restarted": lambda found, event: found.restarted.append(event),
     "stopped": lambda found, event: found.stopped.append(event),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
+    "subset": lambda found, _event: setattr(found, "subset_asked", True),
     "epochs-asked": lambda found, _event: setattr(found, "epochs_asked", True),
 }

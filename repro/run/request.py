@@ -18,6 +18,8 @@ from repro.record import seeds
 from repro.record.values import MetricSpec, Profile, SeedPlan, TrailSchedule
 from repro.run import config
 
+#: A share of the data is counted in these.
+MILLION = 1_000_000
 _MOST_DIGITS = 100
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w./-]*")
 
@@ -28,7 +30,8 @@ class Request:
 
     ``root`` is the user's project; ``place`` is where the run happens: the same, or a materialised folder.
     ``cwd`` is relative to the root, None where the user stands outside it (then ``outside`` says where).
-    ``epochs`` is the budget of a run that ends before its horizon.
+    ``epochs`` is the budget of a run that ends before its horizon, ``data_share`` that of one that trains on a part
+    of its data, in millionths.
     """
 
     root: Path
@@ -49,6 +52,7 @@ class Request:
     threads: int | None = None
     trail: TrailSchedule = field(default_factory=TrailSchedule)
     epochs: int | None = None
+    data_share: int | None = None
 
     @property
     def working_folder(self) -> Path:
@@ -64,8 +68,9 @@ class Request:
 
     @property
     def budget(self) -> dict[str, int]:
-        """The run's budget: so many ``epochs`` where it ends before its horizon, else the horizon."""
-        return self.horizon if self.epochs is None else {"epochs": self.epochs}
+        """The run's budget: so many ``epochs`` where it ends before its horizon, else the horizon; ``data``."""
+        found = self.horizon if self.epochs is None else {"epochs": self.epochs}
+        return found if self.data_share is None else {**found, "data": self.data_share}
 
     @property
     def horizon(self) -> dict[str, int]:

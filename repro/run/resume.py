@@ -223,6 +223,7 @@ def request_of(record: Record) -> Request:
         threads=recipe.threads,
         trail=recipe.trail,
         epochs=recipe.budget.get("epochs"),
+        data_share=recipe.budget.get("data"),
     )
 
 
@@ -275,7 +276,9 @@ def _until(recipe: Recipe, start: Start) -> Recipe:
     if epoch is None:
         return recipe
     plan = msgspec.structs.replace(recipe.seeds, replicates=seeds.until(recipe.seeds.replicates, epoch + 1))
-    budget = {name: min(amount, epoch + 1) for name, amount in recipe.budget.items()}
+    budget = dict(recipe.budget)
+    if "epochs" in budget:
+        budget["epochs"] = min(budget["epochs"], epoch + 1)
     found = msgspec.structs.replace(recipe, seeds=plan, budget=budget)
     if start.horizon_read:
         return found

@@ -61,9 +61,10 @@ class Asha:
         self._over = found is None
         if found is not None:
             job = self.trials.job(*found)
-            self._spent += job.budget - job.start
+            cost = self.trials.cost(job)
+            self._spent += cost
             self._count += 1
-            heapq.heappush(self._running, (now + job.budget - job.start, self._count, job))
+            heapq.heappush(self._running, (now + cost, self._count, job))
             self._ready.append(job)
 
     def _promotion(self) -> tuple[int, int, Amount] | None:
@@ -73,7 +74,8 @@ class Asha:
             return None
         rung, place, trial = found
         budget = self._budgets[rung + 1]
-        if not self._limits.hold(len(self.trials.all), self._spent + budget - self._budgets[rung]):
+        cost = self.trials.cost(Job(trial, rung + 1, self._budgets[rung], budget))
+        if not self._limits.hold(len(self.trials.all), self._spent + cost):
             self._over = True
             return None
         self._promoted[rung].add(trial)

@@ -12,7 +12,7 @@ from repro.record.values import Recipe
 from repro.run import config
 from repro.run import request as requests
 from repro.run.config import nearest
-from repro.run.request import Request
+from repro.run.request import MILLION, Request
 from repro.tune import draws
 from repro.tune.draws import Draws
 from repro.tune.search import Amount, Job, Source, Suggestion
@@ -20,6 +20,9 @@ from repro.tune.space import Domain, Params, Space
 from repro.tune.specification import Axis, Study
 
 _EPOCHS = "epochs"
+_MODEL = "model"
+_DATA = "data"
+_ENTRY = "entry: train.py:train, with run.subset(dataset) in it"
 _CONTINUOUS = ("uniform", "log")
 
 
@@ -31,6 +34,11 @@ class Base(NamedTuple):
     axis: Axis
     #: Whether the study file names the fidelity.
     given: bool
+
+    @property
+    def continues(self) -> bool:
+        """Whether a trial goes on from one budget to the next: by epochs, where an entry can be told."""
+        return self.axis.name == _EPOCHS and self.command is None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -48,15 +56,24 @@ class Base(NamedTuple):
         no other way to be told its budget than the parameter.
         """
         values, seed = {**self.params, **params}, self.seed(replicate)
-        epochs = int(job.budget) if self.axis.name == _EPOCHS else None
-        if epochs is not None:
-            values[_EPOCHS] = int(self.axis.high) if self.command is None else epochs
+        name, whole = self.axis.name, job.budget == self.axis.high
+        if name == _EPOCHS:
+            values[_EPOCHS] = int(self.axis.high if self.command is None else job.budget)
+        if name == _MODEL:
+            values[_MODEL] = next(model for model, cost in self.axis.ladder.items() if cost == job.budget)
         values = dict(sorted(values.items()))
+        found = replace(self.request, params=values, seed=seed)
         if self.command is not None:
             words = config.words_of(self.command, {**values, "seed": requests.integer_seed(seed)})
-            return replace(self.request, params=values, seed=seed, command=words)
-        shorter = epochs is not None and epochs != values[_EPOCHS]
-        return replace(self.request, params=values, seed=seed, epochs=epochs if shorter else None)
+            return replace(found, command=words)
+        if name == _DATA and job.budget != 1:
+            return replace(found, data_share=_share(job.budget))
+        return replace(found, epochs=int(job.budget)) if name == _EPOCHS and not whole else found
+
+
+def _share(amount: Amount) -> int:
+    """Return a share of the data in millionths, rounded to the nearest."""
+    return max(1, round(amount * MILLION))
 
 
 def read(study: Study) -> Base:
@@ -71,6 +88,10 @@ def read(study: Study) -> Base:
     for name, domain in study.space.domains.items():
         _check(study, name, domain, request.params)
     base = Base(request, command, _axis(study, request.params), bool(study.fidelity))
+    if command is not None and base.axis.name == _DATA:
+        raise ConfigError(
+            f"{study.path}: fidelity.data: {path.name} is a command, which has no run.subset", hint=_ENTRY
+        )
     if command is not None and base.axis.name == _EPOCHS and study.fidelity and "{epochs}" not in command:
         raise ConfigError(
             f"{study.path}: fidelity.epochs: the command of {path.name} has no {{epochs}}, so it cannot be told",
@@ -85,19 +106,26 @@ def _axis(study: Study, params: Mapping[str, Any]) -> Axis:
     if not study.fidelity:
         whole = Amount(epochs) if known and epochs is not None else Amount(1)
         return Axis(_EPOCHS if known else "run", whole, whole)
-    axis = study.fidelity[0]
-    if len(study.fidelity) > 1 or axis.name != _EPOCHS:
-        name = next(item.name for item in study.fidelity if item.name != _EPOCHS)
+    if len(study.fidelity) > 1:
+        names = ", ".join(axis.name for axis in study.fidelity)
         raise ConfigError(
-            f"{study.path}: fidelity.{name}: only epochs are there yet", hint="fidelity: {epochs: [25, 100]}"
+            f"{study.path}: fidelity: {names}: one axis is expected so far", hint="fidelity: {epochs: [25, 100]}"
         )
-    if not known:
+    axis = study.fidelity[0]
+    if axis.name == _EPOCHS and not known:
         raise ConfigError(
             f"{study.path}: fidelity.epochs: the experiment has no parameter epochs",
             hint="params: {epochs: 100} in the experiment, and `for epoch in run.epochs():` in its entry",
         )
-    if _EPOCHS in study.space.domains:
-        raise ConfigError(f"{study.path}: space.epochs: it is the fidelity already", hint="take one of the two out")
+    if axis.name == _MODEL and not isinstance(params.get(_MODEL), str):
+        raise ConfigError(
+            f"{study.path}: fidelity.model: the experiment has no parameter model, a text",
+            hint="params: {model: resnet18} in the experiment",
+        )
+    if axis.name in study.space.domains:
+        raise ConfigError(
+            f"{study.path}: space.{axis.name}: it is the fidelity already", hint="take one of the two out"
+        )
     return axis
 
 

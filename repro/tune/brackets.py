@@ -73,16 +73,14 @@ def halvings(configurations: int, budgets: tuple[Amount, ...], eta: Amount) -> I
     return rounds([shape(len(budgets) - 1, sizes, budgets)])
 
 
-def hyperband(low: Amount, high: Amount, eta: Amount, *, whole: bool) -> Iterator[Shape]:
-    """Return the brackets of Hyperband, round after round, from the one with most rungs to full training."""
-    most = steps(low, high, eta)
+def hyperband(levels: tuple[Amount, ...], eta: Amount) -> Iterator[Shape]:
+    """Return the brackets of Hyperband, round after round, from the one with most rungs to full training.
+
+    ``levels`` are the budgets of the longest ladder; a shorter one has the last of them.
+    """
+    most = len(levels) - 1
     firsts = {rung: math.ceil(Amount(most + 1, rung + 1) * eta**rung) for rung in range(most, -1, -1)}
-    return rounds(
-        [
-            shape(rung, ladder(first, eta, rung + 1), climb(high, eta, rung + 1, whole=whole))
-            for rung, first in firsts.items()
-        ]
-    )
+    return rounds([shape(rung, ladder(first, eta, rung + 1), levels[most - rung :]) for rung, first in firsts.items()])
 
 
 def full(high: Amount) -> Iterator[Shape]:

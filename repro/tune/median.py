@@ -48,8 +48,9 @@ class MedianStopping:
         before = range(max(0, trial - self._lag + 1))
         if self._over or not self._ended.issuperset(before):
             return
-        spent = sum((self.trials.all[other].asked[-1] for other in before), Amount(0))
-        self._over = not self._limits.hold(trial + 1, spent + (trial + 1 - len(before)) * self._budgets[-1])
+        spent = sum(map(self.trials.spent_on, before), Amount(0))
+        whole = self._budgets[-1] if self.trials.continues else sum(self._budgets, Amount(0))
+        self._over = not self._limits.hold(trial + 1, spent + (trial + 1 - len(before)) * whole)
         entries = None if self._over else self.trials.begin(1)
         self._over = entries is None
         if entries is not None:

@@ -26,11 +26,13 @@ class Ladder(NamedTuple):
     axis: Axis
     #: Whether the least amount was asked for by the user.
     bound: bool
+    #: Whether a trial goes on from one amount to the next, or is trained anew.
+    continues: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether amounts are whole numbers."""
-        return self.axis.name in ("epochs", "model")
+        return self.axis.name == "epochs"
 
 
 def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
@@ -39,11 +41,13 @@ def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
     Raises:
         ConfigError: for more rungs than the fidelity has room for, or budgets that do not end in the whole.
     """
-    axis, eta, rungs = ladder.axis, method.options.get("eta", Fraction(2)), method.options["rungs"]
+    axis, eta, rungs = ladder.axis, method.options.get("eta", Fraction(2)), method.options.get("rungs")
+    if axis.ladder:
+        return _models(axis, method, rungs)
     if isinstance(rungs, tuple):
         return _listed(ladder, rungs)
     if method.name == "median_stopping":
-        found = _even(axis, rungs)
+        found = _even(axis, int(rungs or 1))
     else:
         count = rungs or brackets.steps(axis.low, axis.high, eta) + 1
         found = brackets.climb(axis.high, eta, count, whole=ladder.whole)
@@ -54,6 +58,14 @@ def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
             hint=f"rungs: {brackets.steps(axis.low, axis.high, eta) + 1}",
         )
     return _growing(tuple(map(_floor, found)) if ladder.whole else found, method.name)
+
+
+def _models(axis: Axis, method: Method, rungs: int | tuple[Fraction, ...] | None) -> tuple[Amount, ...]:
+    if method.name != "median_stopping" and rungs not in (None, len(axis.ladder)):
+        raise ConfigError(
+            f"{method.name}: a ladder of {len(axis.ladder)} models has as many rungs", hint="leave rungs out"
+        )
+    return tuple(axis.ladder.values())
 
 
 def _even(axis: Axis, count: int) -> tuple[Amount, ...]:
@@ -87,6 +99,13 @@ def _listed(ladder: Ladder, rungs: tuple[Fraction, ...]) -> tuple[Amount, ...]:
 
 def shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
     """Return the sequence of a method's brackets; None where it has none."""
+    found = _shapes(study, ladder)
+    if found is None or ladder.continues:
+        return found
+    return (shape._replace(cost=shape.retrained) for shape in found)
+
+
+def _shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
     name, options = study.method.name, study.method.options
     if name == "successive_halving":
         found = budgets(ladder, study.method)
@@ -98,8 +117,7 @@ def shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
             )
         return brackets.halvings(count, found, options["eta"])
     if name == "hyperband":
-        axis = ladder.axis
-        return brackets.hyperband(axis.low, axis.high, options["eta"], whole=ladder.whole)
+        return brackets.hyperband(budgets(ladder, study.method), options["eta"])
     return None if name in ("asha", "median_stopping") else brackets.full(ladder.axis.high)
 
 
@@ -156,7 +174,8 @@ def planned(study: Study, ladder: Ladder, available: int | None) -> list[Shape]:
 
 def scheduler(study: Study, ladder: Ladder, source: Source, mode: Mode) -> Scheduler:
     """Return the state machine of a study."""
-    trials, within, options = Trials(source, mode), limits(study, ladder), study.method.options
+    trials = Trials(source, mode, continues=ladder.continues)
+    within, options = limits(study, ladder), study.method.options
     if study.method.name == "asha":
         return Asha(budgets(ladder, study.method), options["eta"], options["workers"], trials, within)
     if study.method.name == "median_stopping":

@@ -54,7 +54,7 @@ class Watcher(NamedTuple):
 
 def ladder_of(base: Base) -> Ladder:
     """Return the fidelity of a study of an experiment."""
-    return Ladder(base.axis, bound=base.given)
+    return Ladder(base.axis, bound=base.given, continues=base.continues)
 
 
 def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watcher) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _controls(further: _Further, said: Callable[[str], None]) -> dict[str, Any] 
         return None
     high = base.axis.high
     budgets = sorted({base.axis.low, *judging.cheap(scheduler, high), high})
-    missing = sum((high - trial.asked[-1] for trial in scheduler.trials.all), Amount(0))
+    missing = sum((high - (trial.asked[-1] if base.continues else 0) for trial in _stopped(scheduler, high)), Amount(0))
     said(f"controls: {number(plain(missing))} {base.axis.name} more at most, which are not the search's")
     jobs = [Job(at, 0, Amount(0), budget) for budget in budgets for at in range(len(scheduler.trials.all))]
     engine = further.train(jobs, range(asked.per_trial))
@@ -200,6 +200,10 @@ def _controls(further: _Further, said: Callable[[str], None]) -> dict[str, Any] 
         return np.array([np.inf if value is None else sign * value for value in scores])
 
     return judging.judge(asked, scheduler, ladder_of(base), further.mode, base.axis.low, losses)
+
+
+def _stopped(scheduler: Scheduler, high: Amount) -> list[Trial]:
+    return [trial for trial in scheduler.trials.all if high not in trial.asked]
 
 
 def _between_rungs(scheduler: Scheduler, mode: Mode) -> list[dict[str, Any]]:

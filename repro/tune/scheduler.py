@@ -35,10 +35,14 @@ class Trial:
 
 
 class Trials:
-    """The trials of a study; asks the source for each once, in order."""
+    """The trials of a study; asks the source for each once, in order.
 
-    def __init__(self, source: Source, mode: Mode) -> None:
+    ``continues`` says whether a trial goes on from one budget to the next, or is trained anew.
+    """
+
+    def __init__(self, source: Source, mode: Mode, *, continues: bool = True) -> None:
         self.source = source
+        self.continues = continues
         self.ranking = Ranking(mode, self.params)
         self.all: list[Trial] = []
 
@@ -65,18 +69,27 @@ class Trials:
         asked.append(budget)
         return Job(trial, rung, start, budget)
 
+    def cost(self, job: Job) -> Amount:
+        """Return what a job costs."""
+        return job.budget - job.start if self.continues else job.budget
+
+    def spent_on(self, trial: int) -> Amount:
+        """Return what all jobs of a trial cost."""
+        asked = self.all[trial].asked
+        return asked[-1] if self.continues else sum(asked, Amount(0))
+
     def tell(self, job: Job, score: Score) -> None:
         """Keep a score."""
         self.all[job.trial].scores[job.budget] = score
 
     @property
     def spent(self) -> Amount:
-        """What all jobs come to where each goes on from the one before."""
-        return sum((trial.asked[-1] for trial in self.all if trial.asked), Amount(0))
+        """What all jobs cost."""
+        return sum((self.spent_on(at) for at, trial in enumerate(self.all) if trial.asked), Amount(0))
 
     @property
     def retrained(self) -> Amount:
-        """What they come to where each begins anew."""
+        """What they would cost if each began anew."""
         return sum((budget for trial in self.all for budget in trial.asked), Amount(0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -35,12 +36,12 @@ AXES = ("epochs", "data", "model")
 
 
 class Axis(NamedTuple):
-    """What grows with the budget: from ``low`` to ``high``, or along a ladder of named models."""
+    """What grows with the budget: from ``low`` to ``high``, or along a ladder of models with what each costs."""
 
     name: str
     low: Amount
     high: Amount
-    ladder: tuple[str, ...] = ()
+    ladder: dict[str, Amount] = {}  # noqa: RUF012  (never changed)
 
 
 class Method(NamedTuple):
@@ -73,13 +74,19 @@ class Study(NamedTuple):
         return {
             "space": msgspec.to_builtins(self.space.domains),
             "method": {self.method.name: {name: _plain(value) for name, value in self.method.options.items()}},
-            "fidelity": {axis.name: list(axis.ladder) or [str(axis.low), str(axis.high)] for axis in self.fidelity},
+            "fidelity": {axis.name: _sealed(axis) for axis in self.fidelity},
             "objective": None if self.objective is None else dict([self.objective]),
             "seeds": {"per_trial": self.per_trial, "finalists": self.finalists},
             "seed": str(self.seed),
             "controls": self.controls,
             "threads": self.threads,
         }
+
+
+def _sealed(axis: Axis) -> Any:
+    if axis.ladder:
+        return {name: str(cost) for name, cost in axis.ladder.items()}
+    return [str(axis.low), str(axis.high)]
 
 
 def _plain(value: Any) -> Any:
@@ -343,9 +350,18 @@ class _Reader:
         return Axis(name, low, high)
 
     def _ladder(self, place: yaml12.Place, value: Any) -> Axis:
-        if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, str) for item in value):  # noqa: PLR2004
-            self.fail(place, "models by name are expected, the smallest first", "model: [resnet18, resnet152]")
-        return Axis("model", Fraction(1), Fraction(len(value)), tuple(value))
+        """Read a ladder of models: a list counts its places, a mapping says what each costs."""
+        given = {name: at for at, name in enumerate(value, 1)} if isinstance(value, list) else value
+        hint = "model: [resnet18, resnet152], or what each costs: {resnet18: 1.8, resnet152: 11.5}"
+        if not isinstance(given, dict) or len(given) < 2 or not all(isinstance(name, str) for name in given):  # noqa: PLR2004
+            self.fail(place, "two models by name are expected at least, the smallest first", hint)
+        for name, cost in given.items():
+            if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 < cost < float("inf"):
+                self.fail((*place, name), f"a cost above 0 is expected, not {cost!r}", hint)
+        costs = list(map(exact, given.values()))
+        if any(b <= a for a, b in itertools.pairwise(costs)):
+            self.fail(place, "costs that grow are expected", hint)
+        return Axis("model", costs[0], costs[-1], dict(zip(given, costs, strict=True)))
 
     def _objective(self) -> tuple[str, Mode] | None:
         value = self._value.get("objective")

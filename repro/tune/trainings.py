@@ -274,7 +274,7 @@ class Trainings:
         if self._pool is None:
             self._pool = self._stack.enter_context(pool.Pool[Work](self._template, request, self._workers))
         start, reason = (None, "")
-        if self._base.command is None and self._base.axis.name == "epochs":
+        if self._base.continues:
             start, reason = self.known.start(self._template.recipe(request))
         if start is None and work.job.start and reason and reason not in self.reasons:
             self.reasons.append(reason)
@@ -313,13 +313,18 @@ class Trainings:
                 f"{work}: run {outcome.run_id} never logged the objective {self._metric}; it logged {logged}",
                 hint=f"run.log({self._metric}=...), or another objective in the study file",
             )
-        if self._request(work).epochs is not None:
-            seen = observed.read(self._template.store.run_folder(outcome.run_id))
-            if not seen.epochs_asked:
-                raise ConfigError(
-                    f"{work}: the entry never asks run.epochs(), so it trains in full whatever its budget",
-                    hint="for epoch in run.epochs(): ... in the entry",
-                )
+        request = self._request(work)
+        seen = observed.read(self._template.store.run_folder(outcome.run_id))
+        if request.epochs is not None and not seen.epochs_asked:
+            raise ConfigError(
+                f"{work}: the entry never asks run.epochs(), so it trains in full whatever its budget",
+                hint="for epoch in run.epochs(): ... in the entry",
+            )
+        if request.data_share is not None and not seen.subset_asked:
+            raise ConfigError(
+                f"{work}: the entry never asks run.subset(), so it trains on all data whatever its budget",
+                hint="dataset = run.subset(dataset) in the entry",
+            )
 
     def score(self, trial: int, budget: Amount) -> Score:
         """Return the score of a job that is over."""

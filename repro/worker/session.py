@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
+from repro.worker import subsets
 from repro.worker.job import Job, Lines, place
 from repro.worker.progress import Progress
 from repro.worker.sources import Sources
@@ -146,6 +147,24 @@ class Run:
         if self._observed is not None:
             self._observed.event("epochs-asked")
         yield from range(total) if self._progress is None else self._progress.epochs(total)
+
+    def subset(self, dataset: Any, labels: Any = None) -> Any:
+        """Return the part of a dataset that the run's budget has: all of it, or a `torch.utils.data.Subset`.
+
+        Stratified: of each label the same share, one example at least. Nested: 10% lies within 20%. ``labels`` are the
+        dataset's own ``targets``, ``labels`` or ``y``, or the last of each example, unless given; without any the
+        share is of all examples alike. Which examples follows from the master seed; no other stream is moved.
+        """
+        if self._observed is not None:
+            self._observed.event("subset", size=len(dataset))
+        share = subsets.MILLION if self._job is None else self._job.budget.get("data", subsets.MILLION)
+        if share == subsets.MILLION:
+            return dataset
+        from torch.utils.data import Subset
+
+        known = subsets.labels_of(dataset) if labels is None else getattr(labels, "tolist", lambda: labels)()
+        generator = self.rng("subset", 0).numpy
+        return Subset(dataset, subsets.indices(known or [0] * len(dataset), share, generator.permutation))
 
     def rng(self, name: str, *at: int) -> Any:
         """Return the random stream of this name: the same object on each call.
