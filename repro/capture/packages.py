@@ -92,10 +92,11 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def scan(path: Sequence[str], cache: Path | None = None) -> Environment:
+def scan(path: Sequence[str], cache: Path | None = None, *, check: bool = True) -> Environment:
     """Look at all distributions in the folders of ``path``, in their order.
 
-    ``cache`` is a file that remembers what was read, by the stat of each RECORD.
+    ``cache`` is a file that remembers what was read, by the stat of each RECORD. With ``check`` false
+    their files need not be there.
     """
     known = {} if cache is None else _load(cache)
     fresh: dict[str, Any] = {}
@@ -103,7 +104,7 @@ def scan(path: Sequence[str], cache: Path | None = None) -> Environment:
     gaps: list[Gap] = []
     for folder in dict.fromkeys(path):
         for place in _infos(folder):
-            item = _one(place, known, fresh)
+            item = _one(place, known, fresh, check)
             if item.name not in found:
                 found[item.name] = item
                 gaps += _gaps(item)
@@ -120,7 +121,7 @@ def _infos(folder: str) -> list[str]:
         return []
 
 
-def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distribution:
+def _one(place: str, known: dict[str, Any], fresh: dict[str, Any], check: bool) -> Distribution:
     record = os.path.join(place, "RECORD")
     try:
         stat = os.stat(record if os.path.exists(record) else place)
@@ -129,7 +130,7 @@ def _one(place: str, known: dict[str, Any], fresh: dict[str, Any]) -> Distributi
         key = place
     fresh[key] = known[key] if key in known else list(_read(place, record)[:6])
     item = Distribution(*fresh[key])._replace(place=place)
-    edited = {} if item.editable is not None else drift.edited(record)
+    edited = drift.edited(record) if check and item.editable is None else {}
     return item._replace(digest=digest_of(drift.read(record), edited), edited=tuple(sorted(edited))) if edited else item
 
 

@@ -58,6 +58,9 @@ class Sandbox:
 class SandboxedProcess:
     """A job's process in a sandbox: as `local.LocalProcess`, and told of the packets that found no way out."""
 
+    #: Each is started anew.
+    warm = False
+
     def __init__(self, process: local.LocalProcess, ended: Callable[[int], None]) -> None:
         self._process, self._ended = process, ended
         self._counters: list[TextIO] = []

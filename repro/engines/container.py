@@ -149,6 +149,9 @@ class Engine:
 class ContainerProcess:
     """A job's process in a container: as `local.LocalProcess`, with the signal that ended it, and no container left."""
 
+    #: Each is started anew.
+    warm = False
+
     def __init__(self, process: local.LocalProcess, engine: Engine, name: str) -> None:
         self._process, self._engine, self._name = process, engine, name
 

@@ -6,18 +6,19 @@ import json
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.base import digest
+from repro.base import digest, files
 from repro.capture import packages
 from repro.capture.interpreter import Interpreter, is_python
 from repro.engines.container import Engine, Image
 from repro.environments import locks, pip, recorded, wheels
 from repro.environments.recorded import Source
 from repro.errors import EnvironmentMismatchError
-from repro.record.values import Gap, Record
+from repro.record.values import Record
 from repro.store.store import Store
 from repro.worker.job import Job
 
@@ -25,11 +26,18 @@ from repro.worker.job import Job
 PREFIX = "/opt/repro"
 CODE = "/work"
 _VERSION = "import platform; print(platform.python_implementation(), platform.python_version())"
-_LOOK = (
-    "import json; from repro.capture import interpreter, packages; found = interpreter.own();"
-    " seen = packages.scan(found.path);"
-    " print(json.dumps([found, seen.distributions, [[gap.what, gap.reason] for gap in seen.gaps]]))"
-)
+#: Asked of an image, in whose environment nothing of ours may be there to be imported: what `scan` reads of it.
+_LOOK = """\
+import glob, json, os, platform, sys
+path = [entry for entry in sys.path if os.path.isdir(entry)]
+names = ("RECORD", "WHEEL", "direct_url.json")
+found = [place for entry in path for place in glob.glob(entry + "/*.dist-info")]
+files = {f"{place}/{name}": open(f"{place}/{name}").read() for place in found for name in names
+         if os.path.isfile(f"{place}/{name}")}
+hooked = any(os.path.exists(f"{entry}/repro_hook.pth") for entry in path)
+version = f"{platform.python_implementation()} {platform.python_version()}"
+print(json.dumps([[sys.executable, version, sys.prefix, path, hooked], files]))
+"""
 _DOCKERFILE = """\
 # {title}
 # It needs no network to be built. The same image again, with the same id (Docker, which needs BuildKit, gives another):
@@ -138,6 +146,7 @@ def write_context(
     folder: Path, store: Store, record: Record, source: Source, wheel: tuple[str, bytes], base: str, base_id: str
 ) -> None:
     """Write all that an image is built from into a new folder; the same bytes for the same record."""
+    folder = folder.resolve()
     folder.mkdir(parents=True)
     fetch(store, record, source, folder / "wheels")
     (folder / "wheels" / "lock.txt").write_text(locks.render(source.pins), encoding="utf-8")
@@ -286,11 +295,15 @@ def look(store: Store, engine: Engine, image: Image) -> tuple[Interpreter, packa
     else:
         said = engine.ask(image.id, [f"{PREFIX}/bin/python", "-c", _LOOK])
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(said, encoding="utf-8")
-    python, found, gaps = json.loads(said.splitlines()[-1])
-    distributions = [packages.Distribution(*item) for item in found]
-    environment = packages.Environment(distributions, [Gap(what=what, reason=why) for what, why in gaps])
-    return Interpreter(*python), environment
+        files.replace(memory, said.encode())
+    facts, texts = json.loads(said.splitlines()[-1])
+    python = Interpreter(*facts)
+    with tempfile.TemporaryDirectory(prefix="repro-image-") as scratch:
+        for name, text in texts.items():
+            path = Path(scratch + name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return python, packages.scan([scratch + entry for entry in python.path], check=False)
 
 
 def shown_command(record: Record) -> str:
