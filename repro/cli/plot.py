@@ -55,7 +55,8 @@ def _strip(item: Mapping[str, Any]) -> str:
     low, high = min(*values, *marks), max(*values, *marks)
 
     def place(value: float) -> int:
-        return round((value - low) / (high - low) * (_WIDTH - 1))
+        share: float = (value - low) / (high - low)
+        return round(share * (_WIDTH - 1))
 
     line = ["-"] * _WIDTH
     for mark, value in zip("[]|", marks, strict=True):
