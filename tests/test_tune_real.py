@@ -125,6 +125,16 @@ def test_a_promoted_trial_is_the_uninterrupted_run(done):
     assert (outcome["trail_digest"], outcome["metrics"]) == (whole["trail_digest"], whole["metrics"])
 
 
+def test_the_best_is_run_by_its_study(copy, done):
+    """`repro run best:STUDY` runs the best configuration at the full budget: the recipe and metrics of the trial."""
+    best = done[1]["best"]
+    found = copy.run("best:last")
+    record = json.loads((copy.store / "runs" / best["run_id"] / "record.json").read_bytes())
+    assert found["recipe_digest"] == record["recipe_digest"]
+    assert found["metrics"] == best["metrics"]
+    assert "takes everything but --seed" in copy.repro("run", "best:last", "--set", "lr=1", check=2).err
+
+
 def test_workers_delays_and_kills_decide_nothing(done, tmp_path):
     """Two workers with random delays, the controller killed three times: the same decisions and the same trails."""
     project = lay_out(Project(tmp_path / "killed"), STUDY)
@@ -322,7 +332,7 @@ def test_samplers_of_optuna(name, tmp_path):
     from repro.tune.search import Amount, Score
     from repro.tune.specification import Axis
 
-    text = STUDY.replace("{hyperband: {eta: 2}}", name).replace("fidelity: {epochs: [2, 8]}", "trials: 16")
+    text = STUDY.replace("{hyperband: {eta: 2}}", name).replace("fidelity: {epochs: [2, 8]}", "trials: 12")
     first = {"lr": 1.0, "momentum": 0.2}
 
     def digest(seed: int, workers: int) -> tuple[str, list[float]]:

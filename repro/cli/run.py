@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 
 
 @click.command("run", context_settings=_CONTEXT)
-@click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | -- COMMAND...", type=click.UNPROCESSED)
+@click.argument("words", nargs=-1, metavar="EXPERIMENT.yaml | best:STUDY | -- COMMAND...", type=click.UNPROCESSED)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter of the experiment.")
 @click.option("--seed", metavar="N|random", help="The master seed (0 unless given).")
 @click.option(
@@ -54,7 +55,13 @@ def command(
                 "--resume takes everything from the run that it goes on from", hint=f"repro run --resume {resumed}"
             )
         return _resume(resumed, as_json)
-    asked = request.of_words(words, changes, patterns, request.parse_seed(seed), determinism, threads)
+    master = request.parse_seed(seed)
+    if len(words) == 1 and words[0].startswith("best:"):
+        if changes or determinism or threads or patterns:
+            raise UsageError(f"{words[0]} takes everything but --seed from its study", hint=f"repro run {words[0]}")
+        asked = _best(words[0].removeprefix("best:"), master)
+    else:
+        asked = request.of_words(words, changes, patterns, master, determinism, threads)
     store = Store.create(common.store_folder(asked.root))
     options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
     return _finish(execute.execute(asked, store, options), as_json)
@@ -65,6 +72,16 @@ def _finish(result: execute.Result, as_json: bool) -> int:
     if as_json:
         common.emit(_document(result))
     return execute.exit_code(result)
+
+
+def _best(name: str, seed: int | None) -> request.Request:
+    """Return the request of a study's best configuration, at its full budget, of the experiment as it is now."""
+    from repro.store import studies
+    from repro.tune import kept
+
+    store = common.open_store()
+    asked = kept.best_request(store, studies.find(store, name))
+    return asked if seed is None else dataclasses.replace(asked, seed=seed, seed_given=True)
 
 
 def _resume(name: str, as_json: bool) -> int:
