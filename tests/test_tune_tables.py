@@ -203,6 +203,22 @@ def test_a_changed_log_is_found(project):
     assert "another table" in project.repro("tune", "study.yaml", check=2).err
 
 
+def test_sealed_files_of_a_study(project):
+    """`repro verify` finds a study's specification that was changed, and one that no line of the journal knows."""
+    write(project.root)
+    study_of(project.root, HALVING)
+    study_id = project.repro("tune", "study.yaml", "--json", check=0).json["study_id"]
+    folder = project.store / "studies" / study_id
+    (folder / "ends" / "0001.json").write_text("{}")
+    assert "ends/0001.json is in no line of the journal" in project.repro("verify", check=3).out
+    (folder / "ends" / "0001.json").unlink()
+    (folder / "specification.json").chmod(0o644)
+    (folder / "specification.json").write_bytes(
+        (folder / "specification.json").read_bytes().replace(b"halving", b"halvinG")
+    )
+    assert "specification.json was changed after it was sealed" in project.repro("verify", check=3).out
+
+
 def test_a_raised_limit_extends_the_study(project):
     """--trials is no part of what is sealed: raising it goes on with the same study, and the log only grows."""
     write(project.root)

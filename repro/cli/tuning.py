@@ -65,7 +65,9 @@ class Progress:
             self._live.update(self._table(scheduler))
 
     def _table(self, scheduler: Scheduler) -> Any:
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in (self._unit, "asked", "over", "best"):
@@ -77,8 +79,7 @@ class Progress:
             order = trials.ranking.order(scores)
             best = number(dict(scores)[order[0]].value) if order else ""
             table.add_row(amount(budget), str(asked), str(len(scores)), best)
-        table.caption = self._caption(scheduler)
-        return table
+        return Group(table, Text(self._caption(scheduler), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _caption(self, scheduler: Scheduler) -> str:
         seconds = time.monotonic() - self._since
