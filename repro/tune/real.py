@@ -27,7 +27,7 @@ from repro.tune.drive import drive
 from repro.tune.method import Ladder
 from repro.tune.report import number
 from repro.tune.scheduler import Scheduler, Trial
-from repro.tune.search import Amount, Job, Mode, plain
+from repro.tune.search import Amount, Job, Mode, Score, plain
 from repro.tune.specification import LADDERS, Study
 from repro.tune.tabled import Verified
 from repro.tune.trainings import PROJECT, Counts, Known, Recorded, Told, Trainings, mean_metrics, opened
@@ -90,7 +90,7 @@ def _run(
     watcher.began(scheduler, whole, workers)
     others = _earlier_codes(template.store, folder)
     with Trainings(template, base, scheduler.trials.params, metric, replicates, workers, told, others) as engine:
-        drive(scheduler, engine, lambda _job, _score: _log(folder, scheduler))
+        drive(scheduler, engine, _Log(folder, scheduler).write)
         study.keep(folder, scheduler, method.limits(asked, whole))
         document = _document(folder, asked, base, scheduler, engine)
     for reason in engine.reasons:
@@ -112,12 +112,27 @@ def _run(
     }
 
 
-def _log(folder: StudyFolder, scheduler: Scheduler) -> None:
-    """Write decisions as they are made: what a kill leaves is the beginning of the same log."""
-    there = folder.decisions()
-    lines = [decisions.line(entry) for entry in scheduler.entries]
-    if study.disagree(there, lines) is None:  # else it is said when the study is over
-        folder.append(lines[len(there) :])
+class _Log:
+    """Writes decisions as they are made: what a kill leaves is the beginning of the same log.
+
+    Where the log has other decisions nothing more is written; `study.keep` says so when the study is over.
+    """
+
+    def __init__(self, folder: StudyFolder, scheduler: Scheduler) -> None:
+        self._folder = folder
+        self._scheduler = scheduler
+        self._there = folder.decisions()
+        self._at = 0
+        self._differs = False
+
+    def write(self, _job: Job, _score: Score) -> None:
+        """Compare with the log what is in it, and add what is not."""
+        lines = [decisions.line(entry) for entry in self._scheduler.entries[self._at :]]
+        there = self._there[self._at : self._at + len(lines)]
+        self._differs = self._differs or there != lines[: len(there)]
+        if not self._differs:
+            self._folder.append(lines[len(there) :])
+        self._at += len(lines)
 
 
 def _document(
