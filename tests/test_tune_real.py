@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPRO, Project, clean_environment
+from conftest import REPRO, ROOT, Project, clean_environment
 
 TRAIN = """\
 import os
@@ -319,6 +319,21 @@ def test_an_entry_that_ignores_its_budget_is_told(project):
     lay_out(project)
     project.write("train.py", TRAIN.replace("run.epochs()", "range(run.params.epochs)"))
     assert "never asks run.epochs()" in project.repro("tune", "study.yaml", check=2).err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("digits", (24, 1600, 2000, [4, 3, 3] * 2 + [4])), ("resnet", (6, 500, 500, [6]))],
+)
+def test_the_studies_of_this_repository(name, expected, capsys):
+    """The plans of the studies in `experiments/` are those that their comments promise, before anything is run."""
+    from repro.cli.main import _guarded
+
+    file = ROOT / "experiments" / name / "study.yaml"
+    assert _guarded(["tune", str(file), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    begin = [bracket["rungs"][0]["trials"] for bracket in found["brackets"]]
+    assert (found["trials"], found["budget"], found["budget_retrained"], begin) == expected
 
 
 @pytest.mark.parametrize("name", ["tpe", "cma_es", "gp"])

@@ -50,10 +50,13 @@ def in_full(losses: Floats, runs: int, high: Amount) -> Picked:
     return Picked(runs, runs * high, float(losses[:runs].min()))
 
 
-def first_then_top(losses: Floats, first: Floats, runs: int, low: Amount, high: Amount) -> Picked:
-    """Return what the best so many by their first evaluation come to, trained in full."""
+def first_then_top(losses: Floats, first: Floats, runs: int, low: Amount, rest: Amount) -> Picked:
+    """Return what the best so many by their first evaluation come to, trained in full.
+
+    ``low`` is what a first evaluation costs, ``rest`` what a training in full costs then.
+    """
     order = np.argsort(first, kind="stable")[:runs]
-    return Picked(runs, len(losses) * low + runs * (high - low), float(losses[order].min()))
+    return Picked(runs, len(losses) * low + runs * rest, float(losses[order].min()))
 
 
 def ranks(values: Floats) -> Floats:

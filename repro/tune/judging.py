@@ -51,17 +51,17 @@ def judge(
     """
     high, sign = whole.axis.high, sign_of(mode)
     full, first, trial = losses(high), losses(low), best_of(scheduler, high)
-    spent = scheduler.trials.spent
+    spent, rest = scheduler.trials.spent, high - low if whole.continues else high
     equal = max(1, min(len(full), round(spent / high)))
     search = controls.Picked(equal, spent, math.inf if trial is None else float(full[trial]))
     named = {
         "random_full": controls.in_full(full, equal, high),
-        "first_then_top": controls.first_then_top(full, first, equal, low, high),
+        "first_then_top": controls.first_then_top(full, first, equal, low, rest),
     }
     classical = _classical(study, whole)
     if classical is not None and classical != equal:
         named["random_full_at_classical_cost"] = controls.in_full(full, classical, high)
-        named["first_then_top_at_classical_cost"] = controls.first_then_top(full, first, classical, low, high)
+        named["first_then_top_at_classical_cost"] = controls.first_then_top(full, first, classical, low, rest)
     return {
         "search": controls.described(search, full, sign),
         **{name: controls.described(picked, full, sign) for name, picked in named.items()},
@@ -74,7 +74,7 @@ def judge(
 
 def _classical(study: Study, whole: Ladder) -> int | None:
     """Return how many trainings in full the same ladder costs at the classical budgets, R / eta^k."""
-    if study.method.name != "successive_halving":
+    if study.method.name != "successive_halving" or whole.axis.ladder:
         return None
     options = study.method.options
     found = method.budgets(whole, study.method)

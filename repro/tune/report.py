@@ -43,7 +43,8 @@ def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
             yield f"  {times} x {rungs} {unit}"
     trials = sum(shape.sizes[0] for shape in shapes)
     cost, anew = (sum((getattr(shape, name) for shape in shapes), Amount(0)) for name in ("cost", "retrained"))
-    yield f"  {trials} trials, {amount(cost)} {unit} where promoted trials go on ({amount(anew)} if each began anew)"
+    more = "" if cost == anew else f" where promoted trials go on ({amount(anew)} if each began anew)"
+    yield f"  {trials} trials, {amount(cost)} {unit}{more}"
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -55,10 +56,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"study {found['study_id']} ({found['path']}): {found['method']}, {objective['metric']}: {objective['mode']}"
     yield f"  {len(states)} trials: {ends}"
-    yield (
-        f"  budget {number(found['budget_spent'])} {unit}, promoted trials going on"
-        f" ({number(found['budget_retrained'])} if each began anew)"
-    )
+    spent, anew = found["budget_spent"], found["budget_retrained"]
+    more = "" if spent == anew else f", promoted trials going on ({number(anew)} if each began anew)"
+    yield f"  budget {number(spent)} {unit}{more}"
     yield f"  {found['decisions']:,} decisions, {found['decisions_digest']}"
     yield from _best(found)
     yield from _finalists(found)
