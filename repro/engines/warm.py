@@ -149,14 +149,14 @@ class _Template:
 
     def __init__(self, key: frozenset[tuple[str, str]], env: Mapping[str, str], modules: Sequence[str]) -> None:
         self.key = key
-        self._stand = os.path.realpath(tempfile.mkdtemp(prefix="repro-template-"))  # empty: nothing is imported from it
+        stand = os.path.realpath(tempfile.mkdtemp(prefix="repro-template-"))  # empty: nothing is imported from it
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the rest)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         local.become_subreaper()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "repro.worker", "--template", str(theirs.fileno())],
-                cwd=self._stand,
+                cwd=stand,
                 env={**env, "REPRO_JOB": "-" * len(env["REPRO_JOB"])},
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
@@ -168,11 +168,13 @@ class _Template:
         finally:
             theirs.close()
         try:
-            self._ask({"modules": modules, "stand": self._stand})
+            self._ask({"modules": modules, "stand": stand})
             ready = self.answer()
         except BaseException:
             self.close()
             raise
+        finally:
+            os.rmdir(stand)
         self.added: dict[str, str | None] = ready["added"]
         self.is_sound = ready["threads"] == 1 and not ready["moved"]
 
@@ -227,8 +229,6 @@ class _Template:
         self._process.kill()
         self._process.wait()
         self._said.close()
-        with contextlib.suppress(OSError):
-            os.rmdir(self._stand)
 
 
 class _Worker:

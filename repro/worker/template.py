@@ -53,6 +53,7 @@ def _serve(descriptor: int, known: Collection[str]) -> Callable[[], None]:
     moved = _load(asked["modules"])
     added = {name.partition(".")[0] for name in sys.modules}.difference(known)
     spoilt = _settle()
+    os.chdir("/")  # where we stood is removed once we are ready
     origins = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(added)}
     control.send(json.dumps({"added": origins, "threads": _threads(), "moved": moved or spoilt}).encode())
     place = _variable("REPRO_JOB")
