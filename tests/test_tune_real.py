@@ -314,6 +314,21 @@ objective: {accuracy: max}
     assert (found["read"], found["best"]["trial"]) == (1, 0)
 
 
+def test_an_unchanged_script(project):
+    """A script that knows nothing of repro is tuned by its command line; its metric is taken out of what it prints."""
+    project.write("script.py", "import sys\nprint(f'loss={abs(float(sys.argv[1]) - 3)} after {sys.argv[2]}')\n")
+    project.write(
+        "experiment.yaml", "name: script\ncommand: python script.py {x} {epochs}\nparams: {x: 1.0, epochs: 4}\n"
+    )
+    text = "experiment: experiment.yaml\nspace: {x: {choice: [1.0, 2.0]}}\nobjective: {loss: min}\nfidelity: {epochs: [1, 2]}\n"
+    project.write("study.yaml", text + "method: {successive_halving: {configurations: 2}}\n")
+    found = project.repro("tune", "study.yaml", "--metric", "loss=([0-9.]+)", "--json", check=0).json
+    assert (found["best"]["params"], found["best"]["metrics"]) == ({"x": 2.0}, {"loss": 1.0})
+    assert (found["budget_spent"], found["continued"]) == (1 + 1 + 2, 0)
+    record = json.loads((project.store / "runs" / found["best"]["run_id"] / "record.json").read_bytes())
+    assert record["recipe"]["command"][1:] == ["script.py", "2.0", "2"]
+
+
 def test_an_entry_that_ignores_its_budget_is_told(project):
     """An entry with a loop of its own would train in full at each rung: that is an error with the line that helps."""
     lay_out(project)

@@ -28,6 +28,7 @@ from repro.tune.specification import Study
 @click.option("--new", is_flag=True, help="Begin a new study where the file has changed since its last one began.")
 @click.option("--code", type=click.Choice(["recorded"]), help="Go on with the code that the study was begun with.")
 @click.option("--exact", is_flag=True, help="The whole tree counts as code, also what no run of the study opened.")
+@click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Of a command: as for run.")
 @click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
 @common.json_option
 def command(
@@ -37,6 +38,7 @@ def command(
     budget: float | None,
     repeats: int | None,
     code: str | None,
+    patterns: tuple[str, ...],
     *,
     new: bool,
     exact: bool,
@@ -59,7 +61,7 @@ def command(
         for words in said:
             _say(words)
     else:
-        options = real.Options(workers, new, code == "recorded", exact)
+        options = real.Options(workers, new, code == "recorded", exact, patterns)
         with Progress() as progress:
             found = real.run(store, project, study, options, progress.watcher(_say))
         for words in trainings.shown(found):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,14 +76,16 @@ def _share(amount: Amount) -> int:
     return max(1, round(amount * MILLION))
 
 
-def read(study: Study) -> Base:
+def read(study: Study, patterns: Sequence[str] = ()) -> Base:
     """Return the experiment of a study file, the space held against its parameters.
+
+    ``patterns`` take metrics out of a command's output, as ``repro run --metric``.
 
     Raises:
         ConfigError: for unknown parameters, values of another type, a fidelity that the experiment has not.
     """
     path = study.path.parent / str(study.experiment)
-    request = requests.of_experiment(path, (), (), None, None, study.threads)
+    request = requests.of_experiment(path, (), patterns, None, None, study.threads)
     command = config.load(path).file.command
     for name, domain in study.space.domains.items():
         _check(study, name, domain, request.params)

@@ -42,6 +42,7 @@ class Options(NamedTuple):
     new: bool = False
     recorded: bool = False
     exact: bool = False
+    patterns: Sequence[str] = ()
 
 
 class Watcher(NamedTuple):
@@ -64,7 +65,7 @@ def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watch
         ConfigError, UsageError: when the file cannot be a study of its experiment, or it changed since it began.
         ReproError: when a run cannot be made.
     """
-    base = bases.read(asked)
+    base = bases.read(asked, options.patterns)
     method.planned(asked, ladder_of(base), bases.available(asked))
     recover.recover(store)
     template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
@@ -228,7 +229,7 @@ def _between_rungs(scheduler: Scheduler, mode: Mode) -> list[dict[str, Any]]:
     for low, high in itertools.pairwise(budgets):
         pairs = [(trial.scores[low].value, trial.scores[high].value) for trial in _reached(scheduler, low, high)]
         values = np.array([[np.inf if value is None else sign * value for value in pair] for pair in pairs])
-        if len(values):
+        if len(values) > 1:
             figures = controls.rank_correlation(values[:, 0], values[:, 1])
             found.append({"budget": plain(low), "next": plain(high), **figures})
     return found
@@ -387,9 +388,12 @@ def _derive(store: Store, folder: StudyFolder) -> _Derived:
 def verify(store: Store, folder: StudyFolder) -> Verified:
     """Derive every decision again from the records, and compare with the log and the sealed digests."""
     found = _derive(store, folder)
-    verified = tabled.compared(folder, [decisions.line(entry) for entry in found.scheduler.entries])
-    if not folder.ends():
-        return verified._replace(faults=[])  # it goes on: what is in the log so far was compared when it was written
+    lines = [decisions.line(entry) for entry in found.scheduler.entries]
+    if not folder.ends():  # it goes on: what is in the log so far has to follow
+        at = study.disagree(folder.decisions(), lines)
+        faults = [] if at is None else [f"decision {at} in the log is not the one that follows from the trials"]
+        return Verified(len(lines), decisions.digest_of(lines), faults)
+    verified = tabled.compared(folder, lines)
     missing = [f"trial {job.trial} has no record at {job.budget}" for job in found.engine.missing]
     return verified._replace(faults=[*missing, *verified.faults])
 

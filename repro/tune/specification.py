@@ -101,6 +101,8 @@ def load(path: Path) -> Study:
     Raises:
         ConfigError: with the line, what was expected, and the nearest key.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file", hint="repro tune takes a study file; docs/reference/tune.md")
     return _Reader(path, yaml12.read(path)).study()
 
 
