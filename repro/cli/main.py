@@ -147,6 +147,8 @@ def _exit(error: Any) -> int:
 def _refused(error: Any) -> int:
     if error.errno not in _DISK:
         return _fault(error)
+    if error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # standard output is full: the flush at exit must not fail again
     where = f" {error.filename}" if error.filename else ""
     return _say(f"cannot write{where}: {error.strerror}", "free some space, or make the store writable", 5)
 
