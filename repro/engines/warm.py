@@ -174,7 +174,8 @@ class _Template:
             self.close()
             raise
         finally:
-            os.rmdir(stand)
+            with contextlib.suppress(OSError):  # somebody tidied up
+                os.rmdir(stand)
         self.added: dict[str, str | None] = ready["added"]
         self.is_sound = ready["threads"] == 1 and not ready["moved"]
 
