@@ -305,6 +305,7 @@ method: grid
 objective: {accuracy: max}
 """
     lay_out(project, study)
+    assert project.repro("tune", "study.yaml", "--dry-run", "--json", check=0).json["trials"] == 2
     wrong = project.repro("tune", "study.yaml", "--workers", "1", check=2).err
     assert "never logged the objective accuracy; it logged loss" in wrong
     project.write("study.yaml", study.replace("accuracy: max", "loss: min"))
@@ -320,8 +321,9 @@ def test_an_unchanged_script(project):
     project.write(
         "experiment.yaml", "name: script\ncommand: python script.py {x} {epochs}\nparams: {x: 1.0, epochs: 4}\n"
     )
-    text = "experiment: experiment.yaml\nspace: {x: {choice: [1.0, 2.0]}}\nobjective: {loss: min}\nfidelity: {epochs: [1, 2]}\n"
-    project.write("study.yaml", text + "method: {successive_halving: {configurations: 2}}\n")
+    text = "experiment: experiment.yaml\nspace: {x: {choice: [1.0, 2.0]}}\nobjective: {loss: min}\n"
+    method = "fidelity: {epochs: [1, 2]}\nmethod: {successive_halving: {configurations: 2}}\n"
+    project.write("study.yaml", text + method)
     found = project.repro("tune", "study.yaml", "--metric", "loss=([0-9.]+)", "--json", check=0).json
     assert (found["best"]["params"], found["best"]["metrics"]) == ({"x": 2.0}, {"loss": 1.0})
     assert (found["budget_spent"], found["continued"]) == (1 + 1 + 2, 0)

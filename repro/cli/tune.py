@@ -93,7 +93,7 @@ def _dry_run(study: Study, as_json: bool) -> int:
     else:
         base = bases.read(study)
         whole = real.ladder_of(base)
-        shapes = method.planned(study, whole, bases.available(study))
+        shapes = method.planned(study, whole, bases.available(study, base))
     unit = whole.axis.name
     found: dict[str, Any] = {
         "path": str(study.path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from repro.tune.specification import Axis, Study
 _EPOCHS = "epochs"
 _MODEL = "model"
 _DATA = "data"
+#: Up to so many points a grid is counted: conditions leave some out, and the baseline may be one of them.
+_COUNTED = 10_000
 _ENTRY = "entry: train.py:train, with run.subset(dataset) in it"
 _CONTINUOUS = ("uniform", "log")
 
@@ -201,14 +204,18 @@ def _suggestions(study: Study, base: Base) -> Iterator[Suggestion]:
         yield from draws.random(space, study.seed)
 
 
-def available(study: Study) -> int | None:
-    """Return how many configurations there can be at most; None where there is no end."""
+def available(study: Study, base: Base) -> int | None:
+    """Return how many configurations there are (at most, where they are many); None where there is no end."""
     options = study.method.options
-    if study.method.name in ("grid", "one_at_a_time") or options.get("draw") == "grid":
-        return study.space.bound(options["points"]) + 1
-    if study.space.finite:
-        return study.space.bound(max(2, *(domain.count or 0 for domain in study.space.domains.values()))) + 1
-    return None
+    is_listed = study.method.name in ("grid", "one_at_a_time") or options.get("draw") == "grid"
+    if not is_listed and not study.space.finite:
+        return None
+    points = options["points"] if is_listed else max(2, *(item.count or 0 for item in study.space.domains.values()))
+    bound = study.space.bound(points) + 1
+    if not is_listed or bound > _COUNTED:
+        return bound
+    found = source(study, base)
+    return next(at for at in itertools.count() if found.suggest(at) is None)
 
 
 def sealed(study: Study, recipe: Recipe, experiment: Mapping[str, Any], root: Path) -> Base:

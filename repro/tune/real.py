@@ -66,7 +66,7 @@ def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watch
         ReproError: when a run cannot be made.
     """
     base = bases.read(asked, options.patterns)
-    method.planned(asked, ladder_of(base), bases.available(asked))
+    method.planned(asked, ladder_of(base), bases.available(asked, base))
     recover.recover(store)
     template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
     folder, template = _begin(store, root, asked, base, template, options, watcher.said)

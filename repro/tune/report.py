@@ -52,7 +52,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     unit, objective = found["budget_unit"], found["objective"]
     states = [trial["state"] for trial in found["trials"]]
     ends = ", ".join(
-        f"{states.count(state)} {state}" for state in ("finished", "stopped", "diverged") if state in states
+        f"{states.count(state)} {state}" for state in ("finished", "stopped", "diverged", "running") if state in states
     )
     yield f"study {found['study_id']} ({found['path']}): {found['method']}, {objective['metric']}: {objective['mode']}"
     yield f"  {len(states)} trials: {ends}"

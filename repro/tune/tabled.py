@@ -14,7 +14,7 @@ from repro.store.studies import StudyFolder
 from repro.tune import decisions, method, simulation, specification, study, table
 from repro.tune.search import Amount, Score
 from repro.tune.simulation import Simulation
-from repro.tune.specification import Study
+from repro.tune.specification import ENDLESS, Study
 from repro.tune.table import Table
 
 #: How many of the best at the full budget are trained again on fresh seeds.
@@ -113,8 +113,10 @@ def restored(folder: StudyFolder) -> Study:
     sealed = folder.specification()
     found = specification.parse(sealed["text"], Path(sealed["file"]))
     ends = folder.ends()
-    if not ends:
-        return found
+    if not ends:  # cut off, maybe under limits of the command line
+        begun = sum(b'"kind":"suggested"' in line for line in folder.decisions())
+        is_limited = found.trials is not None or found.budget is not None
+        return found if is_limited or found.method.name not in ENDLESS else found._replace(trials=max(1, begun))
     last = study.limits_of(max(ends, key=lambda end: int(end["decisions"])))
     return found._replace(trials=last.trials, budget=last.budget)
 
