@@ -8,18 +8,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 NAME = "localhost/repro-tests-base:1"
-#: What cgroups and limits need where CI runs; harmless elsewhere.
-CONFIGURATION = """\
-[containers]
-default_ulimits = ["nofile=16384:16384", "nproc=10000:10000"]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-"""
 _LIBRARY = re.compile(r"=> (/\S+)|^\s*(/\S+ld-linux\S+)", re.MULTILINE)
 
 
@@ -73,10 +62,3 @@ def make(folder: Path) -> str:
             capture_output=True,
         )
     return NAME
-
-
-def configure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Podman run where CI does."""
-    path = folder / "containers.conf"
-    path.write_text(CONFIGURATION)
-    monkeypatch.setenv("CONTAINERS_CONF", str(path))

@@ -40,7 +40,7 @@ def sha(path: Path) -> str:
 def test_a_lock_is_named_after_interpreter_and_platform_with_hashes_and_as_pep_751(
     asking: Project, links: Path
 ) -> None:
-    """All inputs make one lock; each pin has its wheel's hash; no path of the disk is in it; the pylock has the same."""
+    """All inputs make one lock; each pin has its wheel's hash, no path of the disk; the pylock has the same."""
     document = asking.repro("lock", "--json", check=0).json
     path = Path(document["path"])
     assert path.name == f"{locks.tag()}.txt"

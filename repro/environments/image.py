@@ -62,7 +62,7 @@ WORKDIR {folder}
 CMD {command}
 """
 _PIP = (
-    "PYTHONPATH=/repro/{pip} {prefix}/bin/python -m pip --no-cache-dir --disable-pip-version-check \\\n"
+    "PYTHONPATH=/repro/tool/{pip} {prefix}/bin/python -m pip --no-cache-dir --disable-pip-version-check \\\n"
     "    install --quiet --root-user-action ignore --no-index --no-deps --no-compile"
 )
 #: Byte code that holds no time of day; packages bring files for other Pythons along, which do not compile.
@@ -151,11 +151,13 @@ def write_context(
     fetch(store, record, source, folder / "wheels")
     (folder / "wheels" / "lock.txt").write_text(locks.render(source.pins), encoding="utf-8")
     own_pip = wheels.of_installed("pip")
-    (folder / "wheels" / own_pip[0]).write_bytes(own_pip[1])
+    (folder / "wheels" / "tool").mkdir()  # apart from the locked one, which may have its name
+    (folder / "wheels" / "tool" / own_pip[0]).write_bytes(own_pip[1])
     own = folder / "own"
     (own / "site").mkdir(parents=True)
     (own / wheel[0]).write_bytes(wheel[1])
-    (own / own_pip[0]).write_bytes(own_pip[1])
+    (own / "tool").mkdir()
+    (own / "tool" / own_pip[0]).write_bytes(own_pip[1])
     for texts in source.editables.values():
         for name, text in texts.items():
             path = own / "site" / name

@@ -16,7 +16,7 @@ from repro.capture import variables
 from repro.errors import EnvironmentMismatchError
 from repro.record import differences
 from repro.record.differences import Difference
-from repro.record.values import Attachment, Outcome, Record, Verdict
+from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
 from repro.replay import compare, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.run import execute, observed, profiles
@@ -164,10 +164,17 @@ def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
         replicates=recipe.seeds.replicates,
         profile=plan.profile,
         threads=plan.threads,
-        trail=recipe.trail,
+        trail=_trail(record, plan),
         epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
         data_share=recipe.budget.get("data"),
     )
+
+
+def _trail(record: Record, plan: Plan) -> TrailSchedule:
+    """Return the schedule of a replay's trail: none where repro is in its environment and was not in the run's."""
+    was_there = not any(gap.what == "trail" and gap.reason.startswith("no trail") for gap in record.gaps)
+    schedule = record.recipe.trail
+    return schedule if was_there or plan.environment == "current" else msgspec.structs.replace(schedule, enabled=False)
 
 
 def _options(
