@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
@@ -15,6 +15,7 @@ def shuffled(count: int) -> list[int]:
     return sorted(range(count), key=lambda at: (at * 7919 + 13) % 10007)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(1, 10**6), st.integers(1, 10**6))
 def test_nested_and_stratified(labels, one, other):
     """A smaller share lies within a larger; each label has its share, rounded up; all is all."""

@@ -57,6 +57,7 @@ def log(scheduler):
     return decisions.digest_of(map(decisions.line, scheduler.entries))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), ETAS, st.integers(1, 5))
 def test_rungs_of_successive_halving(count, eta, rungs):
     """Rung i has floor(n / eta^i) trials at R / eta^(k - 1 - i); the cost is what the sizes and budgets come to."""
@@ -71,6 +72,7 @@ def test_rungs_of_successive_halving(count, eta, rungs):
     assert shape.cost == sum((a - b) * budget for a, b, budget in zip(sizes, ends, budgets, strict=True))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 500), ETAS)
 def test_brackets_of_hyperband(low, factor, eta):
     """Bracket s begins ceil((s_max + 1) / (s + 1) eta^s) trials at R eta^-s, never below the least; each ends at R."""
@@ -100,6 +102,7 @@ def test_hyperband_from_25_to_100():
     assert (len(scheduler.trials.all), scheduler.trials.spent, scheduler.trials.retrained) == (10, 700, 850)
 
 
+@settings(deadline=None)
 @given(st.integers(4, 40), ETAS, st.integers(0, 9), st.sampled_from(["min", "max"]), st.sampled_from([0, 2, 5]))
 def test_the_best_are_promoted(count, eta, salt, mode, diverging):
     """At each rung the best 1/eta of those that did not diverge go on, and nobody else; what diverged never does."""
@@ -172,6 +175,7 @@ def test_the_order_of_arrival_is_nothing(kind, limit, workers, picks, salt, dive
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(low=st.integers(8, 30), more=st.integers(0, 20), salt=st.integers(0, 9))
 def test_a_raised_limit_extends_the_study(kind, low, more, salt):
     """The decisions under a limit are the first ones of those under a larger limit."""
@@ -181,6 +185,7 @@ def test_a_raised_limit_extends_the_study(kind, low, more, salt):
     assert long.entries[: len(short.entries)] == short.entries
 
 
+@settings(deadline=None)
 @given(st.integers(20, 400), st.integers(0, 9))
 def test_the_budget_is_a_limit(budget, salt):
     """No scheduler spends more than the budget allows, and a bracket is begun whole or not at all."""

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.errors import ConfigError
@@ -70,6 +70,7 @@ def test_the_seed_matters_and_global_state_does_not():
     assert take(draws.quasi_random(space(PLAIN), 8), 5) != first[5:]
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1, exclude_max=True))
 def test_values_lie_within(u):
     """Whatever is drawn, each kind of range gives a value of its own."""
