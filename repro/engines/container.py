@@ -120,15 +120,14 @@ class Engine:
 
     def ask(self, image: str, words: Sequence[str]) -> str:
         """Return what a program of an image prints."""
-        limits = _limits() if self.name == "podman" else []
-        return self.run("run", "--rm", "--network", "none", *limits, "--entrypoint", words[0], image, *words[1:])
+        return self.run("run", "--rm", "--network", "none", *_limits(), "--entrypoint", words[0], image, *words[1:])
 
     def command(self, box: Box, name: str, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> list[str]:
         """Return the words that start ``words`` in a container of a name."""
         found = [self.name, "run", "--rm", "--name", name, "--network", "none", "--workdir", str(cwd)]
-        found += ["--user", f"{os.getuid()}:{os.getgid()}", "--entrypoint", words[0]]
+        found += [*_limits(), "--user", f"{os.getuid()}:{os.getgid()}", "--entrypoint", words[0]]
         if self.name == "podman":
-            found += [*_limits(), "--security-opt", "label=disable", *(["--userns=keep-id"] if os.getuid() else [])]
+            found += ["--security-opt", "label=disable", *(["--userns=keep-id"] if os.getuid() else [])]
         for mode, places in (("ro", box.read), ("rw", box.write)):
             found += [part for place in places for part in ("--volume", f"{place}:{place}:{mode}")]
         found += [part for variable in box.passed(env) for part in ("--env", variable)]
