@@ -15,6 +15,7 @@ from repro.errors import UsageError
 from repro.store.store import Store
 from repro.tune import base as bases
 from repro.tune import method, real, report, simulation, specification, tabled, trainings
+from repro.tune.report import number
 from repro.tune.search import plain
 from repro.tune.specification import Study
 
@@ -117,6 +118,9 @@ def _dry_run(study: Study, as_json: bool) -> int:
         "budget_retrained": plain(sum((shape.retrained for shape in shapes), Fraction(0))),
     }
     lines = [f"{study.path.name}: {study.method.name}", *report.plan(shapes, unit)]
+    if study.finalists and study.table is None:
+        more = number(plain(tabled.FINALISTS * study.finalists * whole.axis.high))
+        lines.append(f"  then the best {tabled.FINALISTS} on {study.finalists} fresh seeds: {more} {unit} more at most")
     _print(found, lines, as_json)
     return 0
 
