@@ -108,13 +108,20 @@ def _code(record: Record) -> Pairs:
     return [("tree", record.recipe.code), ("commit", commit), *sources]
 
 
+def _kind(record: Record) -> str:
+    """Say by what digest an environment goes, and what kind it was where that is not the current one."""
+    found = record.circumstances.get("environment", {})
+    kind = "" if found.get("kind") in (None, "current") else f", {found['kind']}"
+    return f", {common.shown(found['digest'])}{kind}" if "digest" in found else ""
+
+
 def _environment(record: Record, seen: observed.Observed) -> Pairs:
     lock, gpus = _fact(record, "lock"), _fact(record, "gpus").get("devices", [])
     matches = "matches" if lock.get("matches") else common.count(lock.get("differ", 0), "difference")
     versions = [seen.software.get(name) for name in ("cuda", "cudnn", "nccl")]
     return [
         ("python", record.recipe.interpreter),
-        ("packages", f"{len(record.recipe.packages)} installed"),
+        ("packages", f"{len(record.recipe.packages)} installed{_kind(record)}"),
         ("lock", lock.get("lock") and f"{lock['lock']}, {matches}"),
         ("torch", seen.software.get("torch")),
         ("cuda, cudnn, nccl", ", ".join(map(str, versions)) if any(versions) else None),
