@@ -209,6 +209,11 @@ def descendants(pid: int) -> dict[int, str]:
     return {child: found[child][1] for child in below - {pid} if child in found}
 
 
+def new(before: dict[int, str]) -> dict[int, str]:
+    """Return the processes below this one that were not there before; other tests may have left some."""
+    return {pid: state for pid, state in descendants(os.getpid()).items() if pid not in before}
+
+
 def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds; what never does is a failure."""
     for _ in range(2000):
@@ -252,6 +257,7 @@ def test_a_worker_that_ends_takes_nobody_along(project: Project, monkeypatch: py
 
     What a worker left running is ended, and nothing is left of it: one template is all that each supervisor has.
     """
+    before = descendants(os.getpid())
     project.write("train.py", ENDS)
     project.write("kept/file.txt", "kept")
     project.write("experiment.yaml", "name: ends\nentry: train.py:train\n")
@@ -264,8 +270,8 @@ def test_a_worker_that_ends_takes_nobody_along(project: Project, monkeypatch: py
             workers.begin(f"seed {seed}", make(seed))
         while workers.busy:
             ended |= [workers.next()]
-        assert len(descendants(os.getpid())) == 4
-        assert "Z" not in descendants(os.getpid()).values()
+        assert len(new(before)) == 4
+        assert "Z" not in new(before).values()
     found = {name: (end.state, end.exit_code, end.signal) for name, end in sorted(ended.items())}
     completed = ("COMPLETED", 0, None)
     assert found == {
@@ -278,7 +284,7 @@ def test_a_worker_that_ends_takes_nobody_along(project: Project, monkeypatch: py
         "seed 6": completed,
         "seed 7": completed,
     }
-    assert descendants(os.getpid()) == {}
+    assert new(before) == {}
 
 
 #: Waits for a file beside the project, and says that it does.
@@ -318,6 +324,7 @@ def test_what_is_killed_around_a_run_is_made_up_for(
     project: Project, waiting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that goes with its template or supervisor is LOST and made again; the other worker's never notices."""
+    before = descendants(os.getpid())
     with pool_of(project, 2, monkeypatch) as (workers, make, store):
         workers.ready()
         for seeds, victim in (((1, 2), "template"), ((3, 4), "supervisor")):
@@ -337,7 +344,7 @@ def test_what_is_killed_around_a_run_is_made_up_for(
             waiting.unlink()
     states = [outcome.state for name in store.run_ids() if (outcome := store.outcome(name))]
     assert sorted(states) == [*["COMPLETED"] * 4, *["LOST"] * 2]
-    assert descendants(os.getpid()) == {}
+    assert new(before) == {}
 
 
 def let_go(flag: Path, seeds: tuple[int, ...]) -> None:
