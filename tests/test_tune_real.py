@@ -247,6 +247,26 @@ def test_changed_code(copy):
     assert "specification.controls" in refused
 
 
+def test_a_raised_limit_goes_on(copy, done):
+    """--trials goes on with the same study: the decisions before stay, and what is shown and verified is all of it.
+
+    So it is where the study was cut off before its further end was sealed; a line that does not follow is found then.
+    """
+    found = copy.repro("tune", "study.yaml", "--trials", "14", "--json", check=0).json
+    assert (found["study_id"], found["run_now"], len(found["trials"])) == (done[1]["study_id"], 7, 14)
+    assert found["trials"][:10] == done[1]["trials"]
+    folder = copy.store / "studies" / found["study_id"]
+    for cut_off in (False, True):
+        if cut_off:
+            (folder / "ends" / "0001.json").unlink()
+        assert copy.repro("study", "show", "last", "--json", check=0).json["trials"] == found["trials"]
+        verified = copy.repro("study", "verify", "last", "--json", check=0).json
+        assert (verified["digest"], verified["faults"]) == (found["decisions_digest"], [])
+    with (folder / "decisions.jsonl").open("ab") as log:
+        log.write(b'{"kind":"rung"}\n')
+    assert "the log has" in copy.repro("study", "verify", "last", check=3).out
+
+
 def test_a_larger_fidelity_goes_on(copy):
     """A larger maximum is a new study by itself; runs that never read the horizon are gone on from, and it says so."""
     first = copy.repro("study", "show", "last", "--json", check=0).json

@@ -128,9 +128,7 @@ def keep(folder: StudyFolder, scheduler: Scheduler, limits: Limits) -> int:
             hint=f"repro study verify {folder.study_id}",
         )
     folder.append(lines[len(there) :])
-    fresh = max(0, len(lines) - len(there))
-    ends = folder.ends()
-    if fresh or not ends:
+    if len(lines) > _sealed_up_to(folder):
         folder.end(
             {
                 "schema": 1,
@@ -145,7 +143,16 @@ def keep(folder: StudyFolder, scheduler: Scheduler, limits: Limits) -> int:
                 },
             }
         )
-    return fresh
+    return max(0, len(lines) - len(there))
+
+
+def is_over(folder: StudyFolder) -> bool:
+    """Say whether an end is sealed that the whole log lies within; else the study goes on, or was cut off."""
+    return len(folder.decisions()) <= _sealed_up_to(folder)
+
+
+def _sealed_up_to(folder: StudyFolder) -> int:
+    return max((int(end["decisions"]) for end in folder.ends()), default=-1)
 
 
 def disagree(there: list[bytes], lines: list[bytes]) -> int | None:

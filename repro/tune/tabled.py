@@ -109,16 +109,18 @@ def _finalist(at: int, values: list[float], best: list[float], whole: bool, *, f
 
 
 def restored(folder: StudyFolder) -> Study:
-    """Return the study as it was sealed, under the limits of its last end."""
+    """Return the study as it was sealed, under the limits of its last end, or as far as its log goes beyond that."""
     sealed = folder.specification()
     found = specification.parse(sealed["text"], Path(sealed["file"]))
     ends = folder.ends()
-    if not ends:  # cut off, maybe under limits of the command line
-        begun = sum(b'"kind":"suggested"' in line for line in folder.decisions())
-        is_limited = found.trials is not None or found.budget is not None
-        return found if is_limited or found.method.name not in ENDLESS else found._replace(trials=max(1, begun))
-    last = study.limits_of(max(ends, key=lambda end: int(end["decisions"])))
-    return found._replace(trials=last.trials, budget=last.budget)
+    if study.is_over(folder):
+        last = study.limits_of(max(ends, key=lambda end: int(end["decisions"])))
+        return found._replace(trials=last.trials, budget=last.budget)
+    is_limited = found.trials is not None or found.budget is not None
+    if not ends and (is_limited or found.method.name not in ENDLESS):
+        return found
+    begun = sum(b'"kind":"suggested"' in line for line in folder.decisions())  # under limits that nobody knows any more
+    return found._replace(trials=max(1, begun), budget=None)
 
 
 def again(folder: StudyFolder) -> tuple[Study, Table, Simulation]:
