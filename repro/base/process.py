@@ -1,10 +1,15 @@
-"""Programs run for their answer."""
+"""Programs run for their answer, and processes that end with the one that began them."""
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing is to be loaded
+_PR_SET_PDEATHSIG = 1
 
 
 def output(
@@ -34,3 +39,8 @@ def output(
         timeout=timeout,
         pass_fds=pass_fds,
     ).stdout
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, however that does."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import functools
 import os
 import signal
 import subprocess
-import sys
-import termios
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
+from repro.base.process import die_with_parent
+from repro.engines import output
+from repro.engines.output import Channel, Listener
+
 _PR_SET_CHILD_SUBREAPER = 36
 #: What a terminal sends goes to the whole process group, as it does there; the rest to the first process alone.
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _OF_A_SENDER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _GRACE = 5.0
 _POLITE_TURNS = 50
-_CHUNK = 1 << 16
-
-Listener = Callable[[bytes], None]
 
 
 class End(NamedTuple):
@@ -62,8 +56,11 @@ class First(Protocol):
 class LocalProcess:
     """A started job; `release` lets an interpreter go on that waits for the seal.
 
-    ``spared`` are children of ours that are no part of the job; ``warm`` says that it was forked from one of them.
+    ``spared`` are children of ours that are no part of the job.
     """
+
+    #: Whether it was forked from a template.
+    warm = False
 
     def __init__(
         self,
@@ -71,14 +68,11 @@ class LocalProcess:
         gate: int | None,
         channels: list[Channel],
         spared: Sequence[int] = (),
-        *,
-        warm: bool = False,
     ) -> None:
         self._process = process
         self._gate = gate
         self._channels = channels
         self._spared = frozenset(spared)
-        self.warm = warm
         self._signals: _Signals | None = None
 
     @property
@@ -123,9 +117,8 @@ class LocalProcess:
         finally:
             if self._signals is not None:
                 self._signals.end()
-        lost = getattr(self._process, "lost", None)
         forwarded = [] if self._signals is None else self._signals.forwarded
-        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded, lost)
+        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded)
 
     def _finish(self) -> None:
         for channel in self._channels:
@@ -225,7 +218,7 @@ def launch(
     read_end, write_end = os.pipe() if gated else (None, None)
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
-    channels = open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
+    channels = output.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
     try:
         process = subprocess.Popen(
             command,
@@ -240,155 +233,15 @@ def launch(
         )
     finally:
         for channel in channels:
-            os.close(channel.child)
+            channel.start()
         if read_end is not None:
             os.close(read_end)
-    for channel in channels:
-        channel.start()
     return LocalProcess(process, write_end, channels)
 
 
 def become_subreaper() -> None:
     """Have what a job leaves behind in other sessions as children of this process."""
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, however that does."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def open_channels(
-    folder: Path, listener: Listener | None, *, to_stderr: bool = False, quiet: bool = False
-) -> list[Channel]:
-    """Return the channels of a job's output and errors, not yet started; the child's sides are to be closed here."""
-    outs = (None, None) if quiet else (sys.stderr if to_stderr else sys.stdout, sys.stderr)
-    one_at_a_time = threading.Lock()
-    return [
-        Channel(_descriptor(out), folder / f"{name}.log", None if listener is None else _Lines(listener, one_at_a_time))
-        for name, out in zip(("stdout", "stderr"), outs, strict=True)
-    ]
-
-
-def _descriptor(stream: TextIO | None) -> int:
-    """Return a stream's descriptor; one of ours that is closed (``>&-``) swallows what the child says."""
-    return _nowhere() if stream is None else stream.fileno()
-
-
-@functools.cache
-def _nowhere() -> int:
-    return os.open(os.devnull, os.O_WRONLY)
-
-
-class _Lines:
-    """Hands a stream to a listener line by line, whatever pieces it comes in."""
-
-    def __init__(self, listener: Listener, one_at_a_time: threading.Lock) -> None:
-        self._listener = listener
-        self._lock = one_at_a_time
-        self._rest = b""
-
-    def take(self, data: bytes) -> None:
-        """Take in a piece."""
-        data = self._rest + data
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        self._rest = data[end:]
-        self._give(data[:end])
-
-    def finish(self) -> None:
-        """Hand over a last line that nothing ended."""
-        self._give(self._rest and self._rest + b"\n")
-
-    def _give(self, lines: bytes) -> None:
-        if lines:
-            with self._lock:
-                self._listener(lines)
-
-
-class Channel:
-    """One output stream: from the child to the log and to ours."""
-
-    def __init__(self, out: int, log: Path, lines: _Lines | None) -> None:
-        self._out = out
-        self._log: BinaryIO = log.open("ab", buffering=0)
-        self._lines = lines
-        self._terminal = os.isatty(out)
-        self._source, self.child = _terminal(out) if self._terminal else os.pipe()
-        self._thread = threading.Thread(target=self._pump, daemon=True)
-        self._reading = False
-        self._pieces = 0
-        self._given_up = False
-
-    def start(self) -> None:
-        """Begin to pass output on."""
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Return when all output is through, however slow its reader is; the log is final then.
-
-        Given up after a while without output: a process that is no child of ours still holds the stream open.
-        """
-        while self._thread.is_alive() and not self._given_up:
-            before = self._pieces
-            self._thread.join(timeout=_GRACE)
-            self._given_up = self._thread.is_alive() and self._reading and self._pieces == before
-
-    def resize(self) -> None:
-        """Give the child's terminal the size of ours."""
-        if self._terminal:
-            _copy_size(self._out, self._source)
-
-    def _pump(self) -> None:
-        out: int | None = self._out
-        while data := self._read():
-            if self._given_up:
-                break
-            with contextlib.suppress(OSError):  # a full disk must not stop the run
-                self._log.write(data)
-            if self._lines is not None:
-                self._lines.take(data)
-            try:
-                if out is not None:
-                    _write_all(out, data)
-            except BrokenPipeError:  # as under plain python: the child's next write finds nobody either
-                break
-            except OSError:
-                out = None
-        os.close(self._source)
-        self._log.close()
-        if self._lines is not None:
-            self._lines.finish()
-
-    def _read(self) -> bytes:
-        self._reading = True
-        try:
-            return os.read(self._source, _CHUNK)
-        except OSError:  # a terminal whose other side is closed
-            return b""
-        finally:
-            self._reading = False
-            self._pieces += 1
-
-
-def _write_all(out: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(out, view) :]
-
-
-def _terminal(out: int) -> tuple[int, int]:
-    """Return both sides of a new terminal that has the size of ours and leaves the bytes as they are."""
-    master, slave = os.openpty()
-    attributes = termios.tcgetattr(slave)
-    attributes[1] &= ~termios.OPOST
-    termios.tcsetattr(slave, termios.TCSANOW, attributes)
-    _copy_size(out, slave)
-    return master, slave
-
-
-def _copy_size(one: int, other: int) -> None:
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(other, termios.TIOCSWINSZ, fcntl.ioctl(one, termios.TIOCGWINSZ, bytes(8)))
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _reap() -> None:

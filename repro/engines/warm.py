@@ -21,8 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from repro.engines import local
-from repro.engines.local import Listener, LocalProcess
+from repro.base.process import die_with_parent
+from repro.engines import local, output
+from repro.engines.local import LocalProcess
+from repro.engines.output import Channel, Listener
 
 _MOST = 1 << 16
 #: Of each job its own, and no business of what a template has read.
@@ -73,7 +75,7 @@ class Engine:
             for _ in range(2):  # a template may have been killed since the last job
                 with contextlib.suppress(_NoTemplate):
                     template = self._fitting(env, cwd)
-                    channels = local.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
+                    channels = output.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
                     return template.launch(folder, cwd, channels)
         return local.launch(
             command,
@@ -163,7 +165,7 @@ class _Template:
                 stderr=self._said,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                preexec_fn=local.die_with_parent,  # noqa: PLW1509  (no thread is running)
+                preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread is running)
             )
         finally:
             theirs.close()
@@ -207,7 +209,7 @@ class _Template:
         """Say whether the template runs."""
         return self._process.poll() is None
 
-    def launch(self, folder: Path, cwd: Path, channels: list[local.Channel]) -> LocalProcess:
+    def launch(self, folder: Path, cwd: Path, channels: list[Channel]) -> LocalProcess:
         """Have a worker forked for the job of ``folder``, and do not wait for it. Raises _NoTemplate."""
         read_end, write_end = os.pipe()
         try:
@@ -219,10 +221,8 @@ class _Template:
         finally:
             os.close(read_end)
             for channel in channels:
-                os.close(channel.child)
-        for channel in channels:
-            channel.start()
-        return LocalProcess(_Worker(self), write_end, channels, spared=[self._process.pid], warm=True)
+                channel.start()
+        return WarmProcess(_Worker(self), write_end, channels, self._process.pid)
 
     def close(self) -> None:
         """End the template, and a worker that it has with it."""
@@ -230,6 +230,20 @@ class _Template:
         self._process.kill()
         self._process.wait()
         self._said.close()
+
+
+class WarmProcess(LocalProcess):
+    """A job whose first process was forked from a template, which lives on."""
+
+    warm = True
+
+    def __init__(self, worker: _Worker, gate: int, channels: list[Channel], template: int) -> None:
+        super().__init__(worker, gate, channels, spared=[template])
+        self._worker = worker
+
+    def wait(self) -> local.End:
+        """Wait for the end; it says where the template was the reason."""
+        return super().wait()._replace(lost=self._worker.lost)
 
 
 class _Worker:

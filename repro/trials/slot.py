@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from repro.base.process import die_with_parent
 from repro.capture import packages
 from repro.capture.interpreter import Interpreter
 from repro.capture.variables import OFFLINE
@@ -156,7 +157,7 @@ def serve(connection: Connection, template: Template, close: Callable[[], None])
     what is the controller's.
     """
     parent = os.getppid()
-    local.die_with_parent()
+    die_with_parent()
     if os.getppid() != parent:
         return
     os.setpgid(0, 0)  # the controller passes on what a terminal sends

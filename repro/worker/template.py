@@ -21,7 +21,8 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-_PR_SET_PDEATHSIG = 1
+from repro.base.process import die_with_parent
+
 _MOST = 1 << 16
 _LOADED = ("torch._dynamo", "repro.worker.trail", "repro.worker.loaders", "repro.worker.checkpoint")
 _LOADED_BY_HOOK = ("determinism", "modules", "redirect", "seeding", "tensorboard", "watch")
@@ -144,7 +145,7 @@ def _become(
 
     It tells its id once it leads a group of its own, to which signals can be sent.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != template:
         os._exit(1)
     os.setsid()
