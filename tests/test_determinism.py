@@ -59,6 +59,22 @@ def test_strict_and_warn_set_what_they_promise(project: Project) -> None:
     assert [item["record"]["recipe"]["settings"]["warn_only"] for item in (document, other)] == [False, True]
 
 
+def test_pools_of_one_name_are_told_apart_by_version_not_by_who_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy and SciPy each bring an OpenBLAS: which one is loaded first is no difference between two runs."""
+    from repro.worker import determinism
+
+    pools = [
+        {"prefix": "openblas", "version": version, "num_threads": 1, "filepath": "x"} for version in ("0.3", "0.4")
+    ]
+    seen = []
+    for order in (pools, pools[::-1]):
+        monkeypatch.setattr("threadpoolctl.threadpool_info", lambda order=order: order)
+        seen.append(determinism.threadpools())
+    assert seen[0] == seen[1]
+    assert [pool["version"] for pool in seen[0].values()] == ["0.3", "0.4"]
+    assert [*seen[0]] == ["openblas", "openblas#2"]
+
+
 def test_off_sets_nothing_and_observes_all_the_same(project: Project) -> None:
     """Under off the script finds torch and its environment as under plain python; the state is observed."""
     seen, document = state_of(project, "off")

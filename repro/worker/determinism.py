@@ -128,20 +128,27 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
 
 
 def threadpools() -> dict[str, dict[str, Any]]:
-    """Return the thread pools of the loaded BLAS and OpenMP libraries by name, where threadpoolctl is there."""
+    """Return the thread pools of the loaded BLAS and OpenMP libraries by name, where threadpoolctl is there.
+
+    Several of one name are numbered by version, not in the order in which they were loaded: that says nothing.
+    """
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
         return {}
     found: dict[str, dict[str, Any]] = {}
     pools = _try(threadpool_info)
-    for pool in pools if isinstance(pools, list) else []:
+    for pool in sorted(pools, key=_version) if isinstance(pools, list) else []:
         name = pool["prefix"]
         number = sum(other.partition("#")[0] == name for other in found)
         found[f"{name}#{number + 1}" if number else name] = {
             key: pool[key] for key in sorted(pool) if key not in ("filepath", "prefix")
         }
     return found
+
+
+def _version(pool: dict[str, Any]) -> tuple[str, str]:
+    return pool["prefix"], str(pool.get("version"))
 
 
 def watch_loaders(observed: Lines) -> None:

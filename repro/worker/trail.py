@@ -133,10 +133,10 @@ class Trail:
 
     def _look_before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         known = self._known(optimizer)
+        if known is not None and known.pending is not None:  # a step that has begun and never ended
+            self._drop(known)
         if bits.out_of_sight():
             self._batches.hidden = True
-            if known is not None:
-                self._drop(known)
             return
         if known is None or not known.is_still(optimizer):
             known = self._meet(optimizer, known)
@@ -150,7 +150,6 @@ class Trail:
             if not flags & form.CLOSURE:
                 entry += known.gradients(deep=deep)
         generators = self.generators.digest()
-        self._drop(known)
         if flags & (form.CLOSURE | form.DEEP):  # the rest of the row is there when the step is over
             known.pending = flags, generators, entry
             self._pending += 1
@@ -158,10 +157,8 @@ class Trail:
             self._finish(known, flags, generators, entry)
 
     def _drop(self, known: Known) -> None:
-        """Forget a step that has begun."""
-        if known.pending is not None:
-            known.pending = None
-            self._pending -= 1
+        known.pending = None
+        self._pending -= 1
 
     def _known(self, optimizer: torch.optim.Optimizer) -> Known | None:
         reference, known = self._optimizers.get(id(optimizer), _NOBODY)
