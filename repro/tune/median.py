@@ -6,6 +6,7 @@ order of arrival have no part in it. Source: Golovin et al., Google Vizier, KDD 
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import statistics
 
@@ -33,6 +34,10 @@ class MedianStopping:
         self._mode = mode
         self._over = False
         self._ended: set[int] = set()
+        self._known = 0
+        self._spent = Amount(0)
+        self._means: list[list[float]] = [[] for _ in budgets]
+        self._against: list[tuple[list[float | None], int]] = []
         self._logs: list[list[Entry]] = []
         self._released = 0
         self._ready: list[tuple[int, int, Job]] = []
@@ -45,17 +50,36 @@ class MedianStopping:
 
     def _begin(self) -> None:
         trial = len(self.trials.all)
-        before = range(max(0, trial - self._lag + 1))
-        if self._over or not self._ended.issuperset(before):
+        before = max(0, trial - self._lag + 1)
+        if self._over or not self._ended.issuperset(range(self._known, before)):
             return
-        spent = sum(map(self.trials.spent_on, before), Amount(0))
+        while self._known < before:
+            self._take(self._known)
         whole = self._budgets[-1] if self.trials.continues else sum(self._budgets, Amount(0))
-        self._over = not self._limits.hold(trial + 1, spent + (trial + 1 - len(before)) * whole)
+        self._over = not self._limits.hold(trial + 1, self._spent + (trial + 1 - before) * whole)
         entries = None if self._over else self.trials.begin(1)
         self._over = entries is None
         if entries is not None:
             self._logs.append(entries)
+            self._against.append(self._medians())
             self._start(trial, 0)
+
+    def _take(self, trial: int) -> None:
+        """Take in a trial that is over: what it cost, and its mean up to each rung where it was trained to the end."""
+        self._known += 1
+        self._spent += self.trials.spent_on(trial)
+        values = [score.value for score in self.trials.all[trial].scores.values()]
+        reached = [value for value in values if value is not None]
+        if len(reached) == len(self._budgets):
+            for rung, means in enumerate(self._means):
+                bisect.insort(means, statistics.fmean(reached[: rung + 1]))
+
+    def _medians(self) -> tuple[list[float | None], int]:
+        """Return the median of the means at each rung, None where nobody is judged by it, and of how many."""
+        of = len(self._means[0])
+        judging = self._means[:-1] if of >= self._after else []
+        medians: list[float | None] = [statistics.median(means) for means in judging]
+        return medians + [None] * (len(self._budgets) - len(medians)), of
 
     def _start(self, trial: int, rung: int) -> None:
         heapq.heappush(self._ready, (trial, rung, self.trials.job(trial, rung, self._budgets[rung])))
@@ -64,8 +88,8 @@ class MedianStopping:
         """Take in a job's score, and judge its trial by it."""
         self.trials.tell(job, score)
         last = job.rung + 1 == len(self._budgets)
-        others = self._others(job)
-        median = statistics.median(others) if len(others) >= self._after and not last else None
+        medians, of = self._against[job.trial]
+        median = medians[job.rung]
         stopped = score.value is None or (median is not None and self._is_worse(self._best(job), median))
         what = "finished" if last else "stopped" if stopped else "promoted"
         self._logs[job.trial].append(
@@ -76,7 +100,7 @@ class MedianStopping:
                 "budget": plain(job.budget),
                 "value": shown(score),
                 "median": median,
-                "of": len(others),
+                "of": of,
             }
         )
         if what == "promoted":
@@ -85,16 +109,6 @@ class MedianStopping:
             self._ended.add(job.trial)
             self.trials.source.tell(job.trial, score)
         self._release()
-
-    def _others(self, job: Job) -> list[float]:
-        """Return the mean up to this rung of each trial before that was trained to the end."""
-        found = []
-        for other in self.trials.all[: max(0, job.trial - self._lag + 1)]:
-            values = [score.value for score in other.scores.values()]
-            reached = [value for value in values[: job.rung + 1] if value is not None]
-            if len(values) == len(self._budgets) and None not in values:
-                found.append(statistics.fmean(reached))
-        return found
 
     def _best(self, job: Job) -> float:
         found = [score.value for score in self.trials.all[job.trial].scores.values() if score.value is not None]
