@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -201,14 +202,42 @@ def test_a_package_that_the_index_no_longer_has(flipped: Project, links: Path, m
     assert "PIP_FIND_LINKS" in document["hint"]
 
 
+def test_a_wheel_for_another_python(
+    flipped: Project, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told from one that is gone, with its tags and exit code 4; a run of that Python gets its hash."""
+    tag = f"cp3{sys.version_info[1] + 1}"
+    name = f"reproflip-1.0-{tag}-{tag}-manylinux_2_17_x86_64.whl"
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(links / "reproflip-1.0-py3-none-any.whl", folder / name)
+    shutil.copy(links / "reproidle-1.0-py3-none-any.whl", folder)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    document = flipped.replay("last", "--env", "locked", check=4)
+    assert f"reproflip==1.0 is there only for another Python or platform ({tag}-{tag}-" in document["reason"]
+    assert "reproidle" not in document["reason"]
+    assert "PIP_FIND_LINKS" in document["hint"]
+    flipped.write("lockfiles/base.in", "reproflip==1.0\n")
+    refused = flipped.repro("lock", check=4).err
+    assert "reproflip==1.0" in refused
+    assert "hint:" in refused
+    record_with_python(flipped, f"3.{sys.version_info[1] + 1}.0")
+    pins = flipped.repro("lock", "--from", "last", "--json", check=0).json["pins"]
+    assert pins[0] == ["reproflip", "1.0", [digest.of_file(folder / name)]]
+
+
+def record_with_python(project: Project, version: str) -> None:
+    """Write another version of Python into the record of the project's one run."""
+    (path,) = project.store.glob("runs/*/record.json")
+    path.chmod(0o644)
+    path.write_text(re.sub(r"CPython 3\.\d+\.\d+", f"CPython {version}", path.read_text()))
+
+
 def test_another_python_is_refused_unless_it_is_allowed(flipped: Project) -> None:
     """The recorded version must be there; --allow-python goes on, and the difference is recorded."""
-    path = flipped.store / "runs" / os.listdir(flipped.store / "runs")[0] / "record.json"
-    text = path.read_text().replace('"CPython 3.11.', '"CPython 3.11.9')
-    path.chmod(0o644)
-    path.write_text(text)
+    record_with_python(flipped, "3.11.97")
     document = flipped.replay("last", "--env", "locked", check=4)
-    assert "the run had CPython 3.11.9" in document["reason"]
+    assert "the run had CPython 3.11.97" in document["reason"]
     assert "--allow-python" in document["hint"]
     document = flipped.replay("last", "--env", "locked", "--allow-python", check=0)
     assert [item["path"] for item in document["differences"]] == ["python"]

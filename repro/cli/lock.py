@@ -10,7 +10,7 @@ import click
 from repro.base import files
 from repro.capture import root
 from repro.cli import common
-from repro.environments import compiling, locks, pylock, resolve
+from repro.environments import compiling, locks, pylock, recorded, resolve
 from repro.errors import ReproError, UsageError
 from repro.store import names
 
@@ -83,7 +83,7 @@ def _from(run: str, output: Path | None, as_json: bool) -> int:
     run_id = names.resolve(store, run, write=False)
     record = store.record(run_id)
     common.say(f"repro: looking for the wheels of {run_id}", dim=True)
-    found = resolve.resolve(record, resolve.wanted(record))
+    found = resolve.resolve(record, resolve.wanted(record), recorded.target(record))
     path = output or root.find(Path.cwd()) / compiling.FOLDER / f"run-{run_id}.txt"
     head = [
         f"The environment of run {run_id}, {record.recipe.interpreter}, made by repro lock --from.",

@@ -204,15 +204,10 @@ def fetch(store: Store, record: Record, source: Source, folder: Path) -> None:
         store.objects.restore(item["digest"], own / item["file"])
     lock = folder.parent / "fetch.txt"
     lock.write_text(locks.render(source.pins), encoding="utf-8")
-    options = ["--quiet", "--no-deps", "--require-hashes", *pip.find_links([own, *source.folders])]
-    python = None
-    try:
-        python = recorded.find_python(record, allow_other=False).program
-    except EnvironmentMismatchError:  # the image has it: wheels alone, for its version
-        series = "".join(record.recipe.interpreter.rpartition(" ")[2].split(".")[:2])
-        options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={series}"]
     if source.pins:
-        pip.run(["download", *options, "--dest", str(folder), "-r", str(lock)], python=python)
+        target = recorded.target(record)
+        options = ["--quiet", "--no-deps", "--require-hashes", *pip.find_links([own, *source.folders]), *target.options]
+        pip.run(["download", *options, "--dest", str(folder), "-r", str(lock)], python=target.python)
     lock.unlink()
     shutil.rmtree(own, ignore_errors=True)
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from repro.base.process import die_with_parent
 from repro.errors import EnvironmentMismatchError
 
-_PR_SET_PDEATHSIG = 1
 _SHOWN = 400
+_NOT_OURS = ("REPRO_JOB", "PYTHONPATH", "PYTHONHOME", "PIP_REQUIRE_VIRTUALENV", "PIP_USER", "PIP_TARGET")
 _HASH = re.compile(r"(?:^|\n)\s+([A-Za-z0-9._-]+==\S+) from (\S+)")
 _MISSING = re.compile(r"No matching distribution found for ([^\s;]+)")
+_OTHERS = re.compile(r"none of the wheel's tags \(([^)]*)\) are compatible.*/([^/\s#]+\.whl)")
 _VERSIONS = re.compile(r"from versions: ([^)]*)\)")
 
 
@@ -25,7 +29,6 @@ def run(
     arguments: Sequence[str],
     *,
     python: str | None = None,
-    env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> str:
     """Run pip for ``python`` (this interpreter unless given) and return what it prints; it dies with this process.
@@ -36,27 +39,25 @@ def run(
     # Isolated from the folder we stand in: no module of the user's is imported. Its own configuration counts.
     command = [sys.executable, "-P", "-m", "pip", *(["--python", python] if python else [])]
     command += ["--disable-pip-version-check", "--no-input", *arguments]
-    variables = dict(os.environ if env is None else env)
-    for name in ("REPRO_JOB", "PYTHONPATH", "PYTHONHOME", "PIP_REQUIRE_VIRTUALENV", "PIP_USER", "PIP_TARGET"):
-        variables.pop(name, None)
-    libc = ctypes.CDLL(None)
-    done = subprocess.run(
-        command,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        pass_fds=pass_fds,
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-    )
-    if done.returncode:
-        raise complaint(done.stderr or done.stdout)
+    variables = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    with tempfile.NamedTemporaryFile(prefix="repro-pip-") as log:  # there alone pip says which files do not fit
+        done = subprocess.run(
+            [*command, "--log", log.name],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            pass_fds=pass_fds,
+            preexec_fn=die_with_parent,
+        )
+        if done.returncode:
+            raise complaint(done.stderr or done.stdout, log.read().decode(errors="replace"))
     return done.stdout
 
 
-def complaint(words: str) -> EnvironmentMismatchError:
-    """Return the error that pip's words mean."""
+def complaint(words: str, log: str = "") -> EnvironmentMismatchError:
+    """Return the error that pip's words mean; its log says more."""
     if "No space left on device" in words or "Disk quota exceeded" in words:
         return EnvironmentMismatchError(
             "no space left on the disk for the environment", hint="free some space (df -h), or repro gc"
@@ -70,25 +71,36 @@ def complaint(words: str) -> EnvironmentMismatchError:
         )
     missing = _MISSING.search(words)
     if missing is not None:
-        return _missing(missing[1], words)
+        return _missing(missing[1], words, log)
     if "Could not find a version" in words or "Temporary failure in name resolution" in words:
         return EnvironmentMismatchError(f"pip found no index: {_end(words)}", hint="pip config list; pip download NAME")
     return EnvironmentMismatchError(f"pip failed: {_end(words)}", hint="pip config list shows the index it asked")
 
 
-def _missing(name: str, words: str) -> EnvironmentMismatchError:
+def _missing(name: str, words: str, log: str) -> EnvironmentMismatchError:
     versions = _VERSIONS.search(words)
     known = versions[1] if versions is not None else "none"
-    if "not a supported wheel" in words or "Ignored the following versions that require a different python" in words:
+    others = [tags for tags, file in _OTHERS.findall(log) if _is_of(name, unquote(file))]
+    if others or "Ignored the following versions that require a different python" in words:
+        there = f" ({', '.join(dict.fromkeys(others))[:_SHOWN]})" if others else ""
         return EnvironmentMismatchError(
-            f"{name} has no wheel for this Python {sys.version.split()[0]}",
-            hint="repro docker build with the recorded Python in its base image (--base)",
+            f"{name} is there only for another Python or platform{there}",
+            hint="PIP_FIND_LINKS=/a/folder names the place of a wheel that fits; or --env container --base IMAGE",
         )
     few = known if len(known) < _SHOWN else "..." + known[-_SHOWN:]
     return EnvironmentMismatchError(
         f"pip finds no {name} (versions there: {few})",
         hint="name the place of its wheel: PIP_FIND_LINKS=/a/folder, or PIP_EXTRA_INDEX_URL=https://...",
     )
+
+
+def _is_of(requirement: str, file: str) -> bool:
+    """Say whether a wheel is one that a requirement asks for."""
+    try:
+        wanted, (name, version, *_) = Requirement(requirement), parse_wheel_filename(file)
+    except (InvalidRequirement, InvalidWheelFilename):
+        return False
+    return canonicalize_name(wanted.name) == name and wanted.specifier.contains(version, prereleases=True)
 
 
 def _end(words: str) -> str:
@@ -98,9 +110,5 @@ def _end(words: str) -> str:
 
 def find_links(folders: Sequence[Path | str]) -> list[str]:
     """Return the options that let pip look for wheels in those of the folders that are there."""
-    found = []
-    for folder in dict.fromkeys(map(str, folders)):
-        with contextlib.suppress(OSError):
-            if os.path.isdir(folder):
-                found += ["--find-links", folder]
-    return found
+    there = (folder for folder in dict.fromkeys(map(str, folders)) if os.path.isdir(folder))
+    return [word for folder in there for word in ("--find-links", folder)]

@@ -84,7 +84,7 @@ def _pins(store: Store, record: Record, asked: list[Package], say: Callable[[str
     open_ones = [item for item in asked if (item.name, item.version) not in known]
     if open_ones:
         say(f"repro: looking for the wheels of {len(open_ones)} packages that no lock has")
-        found = resolve.resolve(record, open_ones)
+        found = resolve.resolve(record, open_ones, target(record))
         if found.unresolved:
             reasons = "; ".join(f"{name} ({why})" for name, why in found.unresolved.items())
             hint = f"repro lock --from {record.run_id} says what there is; PIP_FIND_LINKS=/a/folder names wheels"
@@ -160,6 +160,16 @@ def find_python(record: Record, *, allow_other: bool) -> Python:
     number = wanted.rpartition(" ")[2]
     hint = f"install it (pyenv install {number}), repro replay --env container, or go on with --allow-python"
     raise EnvironmentMismatchError(f"the run had {wanted}, and here there is {seen}", hint=hint)
+
+
+def target(record: Record) -> resolve.Target:
+    """Return what the files of a record's packages are fetched for; without such a Python here, only wheels can be."""
+    found = find_python(record, allow_other=True)
+    series = record.recipe.interpreter.rpartition(".")[0]
+    if found.version.rpartition(".")[0] == series:
+        return resolve.Target(found.program)
+    number = series.rpartition(" ")[2]
+    return resolve.Target(None, ("--only-binary=:all:", "--implementation=cp", f"--python-version={number}"))
 
 
 def _pythons(record: Record) -> Iterator[str]:

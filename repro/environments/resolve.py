@@ -20,6 +20,13 @@ from repro.errors import EnvironmentMismatchError
 from repro.record.values import Package, Record
 
 
+class Target(NamedTuple):
+    """What pip fetches files for: a Python, or by its options the version of one that is not here."""
+
+    python: str | None
+    options: tuple[str, ...] = ()
+
+
 class Resolved(NamedTuple):
     """The pins that were found, what could not be, and what was found but cannot be compared; with reasons."""
 
@@ -45,13 +52,13 @@ def folders(record: Record) -> list[str]:
     return sorted({str(Path(unquote(urlsplit(url).path)).parent) for url in urls if url.startswith("file:")})
 
 
-def resolve(record: Record, asked: Iterable[Package], python: str | None = None) -> Resolved:
+def resolve(record: Record, asked: Iterable[Package], target: Target) -> Resolved:
     """Find the wheels of distributions of a record on the index, and compare each with what was installed."""
     asked = list(asked)
     kinds, edited = origins(record), {gap.what for gap in record.gaps if gap.reason.startswith("edited after")}
     with tempfile.TemporaryDirectory(prefix="repro-wheels-") as scratch:
         failures: dict[str, str] = {}
-        _download(asked, Path(scratch), pip.find_links(folders(record)), python, failures)
+        _download(asked, Path(scratch), [*pip.find_links(folders(record)), *target.options], target.python, failures)
         found = {_key(path): path for path in Path(scratch).iterdir()}
         pins, unresolved, unproved = [], {}, {}
         for item in asked:
