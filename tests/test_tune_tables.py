@@ -1,7 +1,5 @@
 """Studies over trial tables: figures on real trainings, the store, verification, errors, by the command line."""
 
-import itertools
-import json
 import random
 from pathlib import Path
 
@@ -286,6 +284,7 @@ WRONG = [
     ("method: {successive_halving: {configurations: 3, eta: 2, rungs: 3}}", "leave none for rung 3"),
     ("method: {successive_halving: {configurations: 16, rungs: [5, 7]}}", "the last budget is 7"),
     ("method: {successive_halving: {configurations: 16, rungs: [0.5, 0.25, 1.0]}}", "budgets that grow"),
+    ("method: {successive_halving: {configurations: 16, rungs: [1/0%, 100%]}}", "a number of rungs is expected"),
     ("method: {successive_halving: {configurations: 99}}", "leave no room"),
     ("method: hyperband\ntrials: 2", "the limits leave no room"),
     ("method: hyperband\nspace: {x: {choice: [1]}}", "a table has its own configurations"),
@@ -382,4 +381,4 @@ def test_regret():
 
     losses = np.array([1.0, 2.0, 3.0, 5.0, 9.0, np.inf])
     assert [controls.regret(losses, value) for value in (1.0, 2.0, 3.0, 9.0, np.inf)] == [0.0, 0.5, 1.0, 1.0, 1.0]
-    assert json.dumps(list(itertools.islice([controls.regret(np.full(3, np.inf), np.inf)], 1))) == "[0.0]"
+    assert controls.regret(np.full(3, np.inf), np.inf) == 0.0

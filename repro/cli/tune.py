@@ -15,6 +15,7 @@ from repro.errors import UsageError
 from repro.store.store import Store
 from repro.tune import base as bases
 from repro.tune import method, real, report, simulation, specification, tabled, trainings
+from repro.tune.options import exact
 from repro.tune.report import number
 from repro.tune.search import plain
 from repro.tune.specification import Study
@@ -83,7 +84,7 @@ def _limited(study: Study, trials: int | None, budget: float | None) -> Study:
         return study
     if budget is not None and not 0 < budget < float("inf"):
         raise UsageError(f"--budget {budget}: an amount above 0 is expected")
-    return study._replace(trials=trials, budget=None if budget is None else Fraction(repr(budget)))
+    return study._replace(trials=trials, budget=None if budget is None else exact(budget))
 
 
 def _dry_run(study: Study, as_json: bool) -> int:

@@ -12,9 +12,10 @@ from repro.tune import brackets
 from repro.tune.asha import Asha
 from repro.tune.brackets import Brackets, Shape
 from repro.tune.median import MedianStopping
+from repro.tune.options import ENDLESS
 from repro.tune.scheduler import Limits, Scheduler, Trials
 from repro.tune.search import Amount, Mode, Source, plain
-from repro.tune.specification import ENDLESS, Axis, Method, Study
+from repro.tune.specification import Axis, Method, Study
 
 #: Rungs as a list end in the whole: 1 for fractions, 100 for per cent, or the largest amount itself.
 _PER_CENT = 100

@@ -25,10 +25,11 @@ from repro.tune import controls, decisions, judging, method, study, tabled
 from repro.tune.base import Base
 from repro.tune.drive import drive
 from repro.tune.method import Ladder
+from repro.tune.options import LADDERS
 from repro.tune.report import number
 from repro.tune.scheduler import Scheduler, Trial
 from repro.tune.search import Amount, Job, Mode, Score, plain
-from repro.tune.specification import LADDERS, Study
+from repro.tune.specification import Study
 from repro.tune.tabled import Verified
 from repro.tune.trainings import PROJECT, Counts, Known, Recorded, Told, Trainings, mean_metrics, opened
 

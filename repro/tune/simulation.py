@@ -14,9 +14,10 @@ from repro.tune import controls, draws, judging, method
 from repro.tune.draws import Draws
 from repro.tune.drive import drive
 from repro.tune.method import Ladder
+from repro.tune.options import LADDERS
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, Job, Score, plain
-from repro.tune.specification import LADDERS, Axis, Study
+from repro.tune.specification import Axis, Study
 from repro.tune.table import Table
 
 

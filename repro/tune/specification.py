@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from repro.errors import ConfigError
 from repro.run import yaml12
 from repro.run.config import nearest
 from repro.tune import domains
+from repro.tune.options import LADDERS, METHODS, REQUIRED, Option, above_zero, whole
 from repro.tune.search import Amount, Mode
 from repro.tune.space import Space
 
@@ -32,7 +33,9 @@ _KEYS = (
     "threads",
 )
 _OF_EXPERIMENT = ("space", "threads")
-AXES = ("epochs", "data", "model")
+_AXES = ("epochs", "data", "model")
+_AMOUNT = above_zero("an amount")
+_T = TypeVar("_T")
 
 
 class Axis(NamedTuple):
@@ -109,114 +112,6 @@ def load(path: Path) -> Study:
 def parse(text: str, path: Path) -> Study:
     """Return the study of a text that was read from a file at ``path``. Raises ConfigError as `load`."""
     return _Reader(path, yaml12.parse(text, str(path))).study()
-
-
-class Option(NamedTuple):
-    """An option of a method: how it is read, and its default; REQUIRED where there is none."""
-
-    read: Callable[[Any], Any]
-    default: Any
-
-
-_REQUIRED = object()
-
-
-def _number(least: float, words: str) -> Callable[[Any], Any]:
-    """Return a reader of whole numbers from ``least`` on."""
-
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(words)
-        return value
-
-    return read
-
-
-def _eta(value: Any) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < 1e6:  # noqa: PLR2004
-        raise ValueError("a number above 1 is expected")
-    return exact(value)
-
-
-def _draw(value: Any) -> str:
-    if value not in DRAWS:
-        raise ValueError(f"one of {', '.join(DRAWS)} is expected")
-    return str(value)
-
-
-def _rungs(value: Any) -> int | tuple[Fraction, ...]:
-    """Read a number of rungs, or their budgets: fractions that end in 1, per cent that end in 100%, or amounts."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    words = "a number of rungs is expected, or their budgets: [0.25, 0.5, 1.0], [25%, 50%, 100%] or amounts"
-    if not isinstance(value, list) or not value:
-        raise ValueError(words)
-    found = tuple(_share(item, words) for item in value)
-    if any(b <= a for a, b in zip((Fraction(0), *found), found, strict=False)):
-        raise ValueError("budgets that grow are expected")
-    if any(isinstance(item, str) for item in value) and found[-1] != 1:
-        raise ValueError("the last budget is the whole: 100% is expected")
-    return found
-
-
-def _share(value: Any, words: str) -> Fraction:
-    if isinstance(value, str) and value.endswith("%"):
-        try:
-            return Fraction(value[:-1].strip()) / 100
-        except ValueError:
-            raise ValueError(words) from None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return exact(value)
-    raise ValueError(words)
-
-
-def exact(value: float) -> Fraction:
-    """Return the number that was written: 0.1 is a tenth. Raises ValueError for what is not finite."""
-    return Fraction(repr(value))
-
-
-DRAWS = ("random", "grid", "quasi_random")
-_COUNT = _number(1, "a whole number from 1 on is expected")
-_POINTS = Option(_number(2, "a whole number from 2 on is expected"), 5)
-_DRAW = Option(_draw, "random")
-_LAG = Option(_number(1, "a whole number from 1 on is expected"), 2)
-_ETA = Option(_eta, Fraction(2))
-#: Each method's options. ``points`` is how many of a continuous range a grid takes.
-METHODS: dict[str, dict[str, Option]] = {
-    "grid": {"points": _POINTS},
-    "random": {"draw": _DRAW, "points": _POINTS},
-    "quasi_random": {},
-    "successive_halving": {
-        "configurations": Option(_COUNT, _REQUIRED),
-        "eta": _ETA,
-        "rungs": Option(_rungs, None),
-        "draw": _DRAW,
-        "points": _POINTS,
-    },
-    "hyperband": {"eta": Option(_eta, Fraction(3)), "draw": _DRAW, "points": _POINTS},
-    "asha": {
-        "eta": _ETA,
-        "workers": Option(_COUNT, 4),
-        "rungs": Option(_rungs, None),
-        "draw": _DRAW,
-        "points": _POINTS,
-    },
-    "median_stopping": {
-        "rungs": Option(_rungs, 4),
-        "after": Option(_COUNT, 5),
-        "lag": _LAG,
-        "draw": _DRAW,
-        "points": _POINTS,
-    },
-    "one_at_a_time": {"points": _POINTS},
-    "tpe": {"lag": _LAG},
-    "cma_es": {"lag": _LAG},
-    "gp": {"lag": _LAG},
-}
-#: Methods that go on for ever unless a limit ends them.
-ENDLESS = ("random", "quasi_random", "asha", "median_stopping", "tpe", "cma_es", "gp")
-#: Methods that train less than in full.
-LADDERS = ("successive_halving", "hyperband", "asha", "median_stopping")
 
 
 class _Reader:
@@ -309,15 +204,18 @@ class _Reader:
         found = {}
         for name, option in known.items():
             if name in given:
-                try:
-                    found[name] = option.read(given[name])
-                except ValueError as error:
-                    self.fail((*place, name), f"{error}, not {given[name]!r}")
-            elif option.default is _REQUIRED:
+                found[name] = self._read(option.read, given[name], (*place, name))
+            elif option.default is REQUIRED:
                 self.fail(place, f"the key {name!r} is missing", f"{name}: 16")
             else:
                 found[name] = option.default
         return found
+
+    def _read(self, read: Callable[[Any], _T], value: Any, place: yaml12.Place, hint: str | None = None) -> _T:
+        try:
+            return read(value)
+        except ValueError as error:
+            self.fail(place, f"{error}, not {value!r}", hint)
 
     def _fidelity(self, method: Method) -> tuple[Axis, ...]:
         value = self._value.get("fidelity")
@@ -328,7 +226,7 @@ class _Reader:
         if "table" in self._value and len(value) > 1:
             self.fail(("fidelity",), "a table has one axis")
         if "experiment" in self._value:
-            self._known(value, ("fidelity",), AXES)
+            self._known(value, ("fidelity",), _AXES)
             if method.name not in LADDERS and len(value) > 1:
                 self.fail(("fidelity",), f"{method.name} trains in full: one axis is expected at most")
         return tuple(self._axis(name, item) for name, item in value.items())
@@ -339,10 +237,7 @@ class _Reader:
             return self._ladder(place, value)
         if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004
             self.fail(place, "two amounts are expected: the least and the whole", f"{name}: [25, 100]")
-        for at, item in enumerate(value):
-            if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item < float("inf"):
-                self.fail((*place, at), f"an amount above 0 is expected, not {item!r}")
-        low, high = map(exact, value)
+        low, high = (self._read(_AMOUNT, item, (*place, at)) for at, item in enumerate(value))
         if low > high:
             self.fail(place, f"the range is empty: {value[0]} is above {value[1]}")
         if name == "epochs" and any(isinstance(item, float) for item in value):
@@ -357,10 +252,7 @@ class _Reader:
         hint = "model: [resnet18, resnet152], or what each costs: {resnet18: 1.8, resnet152: 11.5}"
         if not isinstance(given, dict) or len(given) < 2 or not all(isinstance(name, str) for name in given):  # noqa: PLR2004
             self.fail(place, "two models by name are expected at least, the smallest first", hint)
-        for name, cost in given.items():
-            if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 < cost < float("inf"):
-                self.fail((*place, name), f"a cost above 0 is expected, not {cost!r}", hint)
-        costs = list(map(exact, given.values()))
+        costs = [self._read(above_zero("a cost"), cost, (*place, name), hint) for name, cost in given.items()]
         if any(b <= a for a, b in itertools.pairwise(costs)):
             self.fail(place, "costs that grow are expected", hint)
         return Axis("model", costs[0], costs[-1], dict(zip(given, costs, strict=True)))
@@ -391,22 +283,14 @@ class _Reader:
 
     def _whole(self, place: yaml12.Place, least: int, default: int) -> int:
         value = self._at(place)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(place, f"a whole number from {least} on is expected, not {value!r}")
-        return value
+        return default if value is None else self._read(whole(least), value, place)
 
     def _optional(self, place: yaml12.Place) -> int | None:
         return None if self._at(place) is None else self._whole(place, 1, 1)
 
     def _budget(self) -> Amount | None:
         value = self._value.get("budget")
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            self.fail(("budget",), f"an amount above 0 is expected, not {value!r}")
-        return exact(value)
+        return None if value is None else self._read(_AMOUNT, value, ("budget",))
 
     def _flag(self, name: str) -> bool:
         value = self._value.get(name, False)

@@ -12,9 +12,10 @@ from repro.stats import t_interval
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.tune import decisions, method, simulation, specification, study, table
+from repro.tune.options import ENDLESS
 from repro.tune.search import Amount, Score
 from repro.tune.simulation import Simulation
-from repro.tune.specification import ENDLESS, Study
+from repro.tune.specification import Study
 from repro.tune.table import Table
 
 #: How many of the best at the full budget are trained again on fresh seeds.
