@@ -39,14 +39,14 @@ class Folder:
 
     def _clean(self) -> bool:
         """Take away what was not there before; say whether all that was is as it was."""
-        found = dict(_states(str(self._folder)))
-        if any(found.get(path) != state for path, state in self._before.items()):
-            return False
         try:
+            found = dict(_states(str(self._folder)))
+            if any(found.get(path) != state for path, state in self._before.items()):
+                return False
             for path, state in found.items():
                 if path not in self._before and os.path.dirname(path) in self._before:
                     shutil.rmtree(path) if stat.S_ISDIR(state[0]) else os.unlink(path)
-        except OSError:
+        except OSError:  # a folder without rights, or a process that goes on here
             return False
         return True
 
