@@ -13,7 +13,7 @@ import pytest
 from conftest import REPRO, Project, clean_environment
 
 from repro.errors import UsageError
-from repro.seeds import plan, study
+from repro.seeds import plan, studies
 from repro.store.store import Store
 
 TRAIN = """\
@@ -278,6 +278,6 @@ def test_one_study_is_found_by_its_beginning(tmp_path: Path) -> None:
     """Runs that differ in their master seed alone are one study, whoever made them; of one seed the first counts."""
     store = Store.create(tmp_path / "store")
     with pytest.raises(UsageError, match="no study is in the store"):
-        study.find(store, "last")
+        studies.find(store, "last")
     with pytest.raises(UsageError, match="no study 'abc'"):
-        study.find(store, "abc")
+        studies.find(store, "abc")

@@ -15,7 +15,7 @@ from repro import stats
 from repro.errors import UsageError
 from repro.record import seeds as derivation
 from repro.replay import grade
-from repro.seeds import plan, report, sources, study, vary
+from repro.seeds import plan, report, sources, studies, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
 from repro.worker import fork
@@ -219,10 +219,10 @@ def test_a_fork_goes_on_from_one_checkpoint_under_other_orders(
     other = seeds(elsewhere, *words)
     bits = [Store(elsewhere.store).outcome(run["run_id"]).trail_digest for run in other["runs"]]  # type: ignore[union-attr]
     assert bits == trails[1:]
-    members_found = study.find(store, found["study_id"])
+    members_found = studies.find(store, found["study_id"])
     assert members_found.fork
     assert [(item.seed, item.run_id) for item in members_found.replicates] == list(enumerate(members))
-    assert study.find(store, "last").study_id == found["study_id"] == other["study_id"]
+    assert studies.find(store, "last").study_id == found["study_id"] == other["study_id"]
     assert "order@2" in experiment.repro("show", members[1], check=0).out
 
 

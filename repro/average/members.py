@@ -11,7 +11,7 @@ from repro.capture import interpreter
 from repro.errors import RunNotFoundError, UsageError
 from repro.record.values import Outcome, Record
 from repro.run import predictions
-from repro.seeds import study
+from repro.seeds import studies
 from repro.store import names
 from repro.store.store import Store
 
@@ -61,7 +61,7 @@ def find(store: Store, words: str) -> list[Member]:
 def _one(store: Store, word: str) -> list[str]:
     """Return the runs of a study, or the one run that has the name."""
     try:
-        return [replicate.run_id for replicate in study.find(store, word).replicates]
+        return [replicate.run_id for replicate in studies.find(store, word).replicates]
     except UsageError as error:
         try:
             return [names.resolve(store, word)]

@@ -53,12 +53,9 @@ class _Progress:
     def count(self) -> str:
         """Return how many runs are over, and what is bad about them."""
         found = self.found.values()
-        states = [item.state for item in found]
-        bad = [f"{states.count(state)} {state}" for state in sorted({*states} - {"COMPLETED"})]
         diverged = sum(bool(report.diverged(item)) for item in found)
-        return ", ".join(
-            [f"{len(states)} of {len(self.names)} runs are over", *bad, *[f"{diverged} diverged"] * bool(diverged)]
-        )
+        bad = [*report.ended_badly(found), *[f"{diverged} diverged"] * bool(diverged)]
+        return ", ".join([f"{len(found)} of {len(self.names)} runs are over", *bad])
 
 
 class _Lines(_Progress):

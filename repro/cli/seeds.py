@@ -14,7 +14,7 @@ from repro.errors import UsageError
 from repro.record.values import MetricSpec
 from repro.run import leftovers, request
 from repro.run.request import Request
-from repro.seeds import examples, fork, plan, report, sources, study, vary
+from repro.seeds import examples, fork, plan, report, sources, studies, study, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
 
@@ -139,7 +139,7 @@ def _plain(words: tuple[str, ...], options: dict[str, Any], limit: float | None)
     store, found, declared = _study(words, options)
     spread = None if limit is None else report.unstable(found.replicates, limit, declared)
     single = examples.values(store, found.replicates)
-    document = _document(found.study_id, found.replicates, found) | {"examples": single}
+    document = _document(found.replicates, found, report.metrics(found.replicates)) | {"examples": single}
     lines = [*report.lines(found.replicates, declared), *examples.lines(single), *plot.every(document["metrics"])]
     return _said(document, lines, spread)
 
@@ -156,10 +156,9 @@ def _varied(
     declared = asked.metrics
     again = sources.twice(found.runs[plan.HELD], found.again, declared)
     runs = {**found.runs, plan.AGAIN: found.again}
-    document = _document(found.study_id, list(runs.values()), found)
+    document = _document(list(runs.values()), found, report.metrics_by_name(found.runs))
     for item, name in zip(document["runs"], runs, strict=True):
         item["varied"] = name
-    document["metrics"] = report.metrics_by_name(found.runs)
     document |= {"sources": sources.values(found, declared), "same_seed_twice": again, "trusted": again["equal"]}
     if crossed:
         document["crossed"] = sources.components(found)
@@ -174,7 +173,7 @@ def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit:
         found = fork.fork(store, asked, epochs, indices, options["workers"], watcher, cold=options["cold"])
     _say_read(len(found.members) + 1 - found.run_now, found.files_checked)
     again = sources.gone_on(found, asked.metrics)
-    document = _document(found.study_id, found.members, found)
+    document = _document(found.members, found, report.metrics(found.members))
     document |= {
         "forked": {"run_id": found.parent.run_id, "epochs": epochs, "began_anew": sources.began_anew(found)},
         "sources": {"order": sources.values_of(found.members, asked.metrics)},
@@ -259,7 +258,7 @@ def _there(word: str) -> _Side:
     """Return a study of the store."""
     store = common.open_store()
     common.needs_runs(store)
-    found = study.find(store, word)
+    found = studies.find(store, word)
     return _Side(word, found.record.name, found.study_id, found.replicates, found.record.metrics, found.fork)
 
 
@@ -305,18 +304,18 @@ def _say_read(read: int, checked: int) -> None:
 
 
 def _document(
-    study_id: str, replicates: Sequence[Replicate], found: study.Study | vary.Varied | fork.Forked
+    replicates: Sequence[Replicate], found: study.Study | vary.Varied | fork.Forked, metrics: Mapping[str, Any]
 ) -> dict[str, Any]:
     runs = [
         {"run_id": item.run_id, "seed": item.seed, "state": item.state, "metrics": dict(item.metrics)}
         for item in replicates
     ]
     return {
-        "study_id": study_id,
+        "study_id": found.study_id,
         "n": len(runs),
         "failed": sum(run["state"] != "COMPLETED" for run in runs),
         "runs": runs,
-        "metrics": report.metrics(replicates),
+        "metrics": metrics,
         "run_now": found.run_now,
         "files_checked": found.files_checked,
     }

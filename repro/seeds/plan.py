@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from repro.errors import UsageError
@@ -119,16 +119,21 @@ def check_apart(found: Sequence[Replicate]) -> None:
     Raises:
         UsageError: naming the line that seeds with a constant, where it was seen.
     """
+    for first, other in _of_one_trail(found):
+        lines = [line for line in other.seeded if line in first.seeded]
+        why = f"; {lines[0]}, whatever repro says" if lines else ""
+        raise UsageError(
+            f"seeds {first.seed} and {other.seed} left equal trails: they are one run, not two{why}",
+            hint="leave the seeding to repro, or pass {seed}: repro seeds -- python train.py --seed {seed}",
+        )
+
+
+def _of_one_trail(found: Sequence[Replicate]) -> Iterator[tuple[Replicate, Replicate]]:
+    """Yield each replicate whose trail another one before it has left as well, behind that one."""
     first: dict[str, Replicate] = {}
     for replicate in found:
-        other = first.setdefault(replicate.trail, replicate) if replicate.trail is not None else replicate
-        if other is not replicate:
-            lines = [line for line in replicate.seeded if line in other.seeded]
-            why = f"; {lines[0]}, whatever repro says" if lines else ""
-            raise UsageError(
-                f"seeds {other.seed} and {replicate.seed} left equal trails: they are one run, not two{why}",
-                hint="leave the seeding to repro, or pass {seed}: repro seeds -- python train.py --seed {seed}",
-            )
+        if replicate.trail is not None and first.setdefault(replicate.trail, replicate) is not replicate:
+            yield first[replicate.trail], replicate
 
 
 def check_forked(found: Sequence[Replicate]) -> None:
@@ -137,11 +142,8 @@ def check_forked(found: Sequence[Replicate]) -> None:
     Raises:
         UsageError: naming the two.
     """
-    first: dict[str, Replicate] = {}
-    for member in found:
-        other = first.setdefault(member.trail, member) if member.trail is not None else member
-        if other is not member:
-            raise UsageError(
-                f"order {other.seed} and {member.seed} left equal trails: nothing that draws the order began anew",
-                hint='shuffle by run.rng("order"), or train for more epochs than --fork-at',
-            )
+    for first, other in _of_one_trail(found):
+        raise UsageError(
+            f"order {first.seed} and {other.seed} left equal trails: nothing that draws the order began anew",
+            hint='shuffle by run.rng("order"), or train for more epochs than --fork-at',
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,7 @@ def metrics(found: Sequence[Replicate]) -> dict[str, dict[str, Any]]:
 
     A value that is not finite has diverged: it is counted, and left out of the figures.
     """
-    done = [item for item in found if item.state == "COMPLETED"]
-    names = sorted({name for item in done for name in item.metrics})
-    return {name: _metric([(item.seed, item.metrics[name]) for item in done if name in item.metrics]) for name in names}
+    return metrics_by_name({str(item.seed): item for item in found})
 
 
 def metrics_by_name(found: Mapping[str, Replicate]) -> dict[str, dict[str, Any]]:
@@ -37,10 +36,10 @@ def metrics_by_name(found: Mapping[str, Replicate]) -> dict[str, dict[str, Any]]
     }
 
 
-def _metric(pairs: Sequence[tuple[int | str, float]]) -> dict[str, Any]:
+def _metric(pairs: Sequence[tuple[str, float]]) -> dict[str, Any]:
     finite = [value for _, value in pairs if math.isfinite(value)]
     found: dict[str, Any] = {
-        "values": {str(seed): value for seed, value in pairs},
+        "values": dict(pairs),
         "diverged": len(pairs) - len(finite),
         "n": len(finite),
     }
@@ -87,9 +86,14 @@ def not_shown(names: Iterable[str], declared: Mapping[str, MetricSpec]) -> Itera
 
 def ended(found: Sequence[Replicate]) -> str:
     """Return how many replicates came to their end, and how the others ended."""
-    ends = [item.state for item in found]
-    bad = ", ".join(f"{ends.count(state)} {state}" for state in sorted({*ends} - {"COMPLETED"}))
-    return f"{ends.count('COMPLETED')} completed" + (f", {bad}" if bad else "")
+    completed = sum(item.state == "COMPLETED" for item in found)
+    return ", ".join([f"{completed} completed", *ended_badly(found)])
+
+
+def ended_badly(found: Iterable[Replicate]) -> list[str]:
+    """Return how many replicates ended in each state other than COMPLETED, in words."""
+    ends = Counter(item.state for item in found)
+    return [f"{count} {state}" for state, count in sorted(ends.items()) if state != "COMPLETED"]
 
 
 def diverged(found: Replicate) -> list[str]:

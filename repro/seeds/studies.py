@@ -16,10 +16,10 @@ from repro.errors import UsageError
 from repro.record import seeds
 from repro.record.values import Outcome, Record, recipe_digest, study_of
 from repro.seeds.plan import Replicate
+from repro.store import names
 from repro.store.store import Store
 
 _LENGTH = 16
-_SHOWN = 5
 
 
 class Members(NamedTuple):
@@ -116,8 +116,7 @@ def _by_prefix(runs: list[_Run], word: str) -> str:
         return found[0]
     if not found:
         raise UsageError(f"no study {word!r}", hint="repro seeds --json says a study's id; `last` is the latest")
-    shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
-    raise UsageError(f"{word!r} fits {len(found)} studies: {shown}", hint="give more of the id")
+    raise UsageError(names.several(word, found, "studies"), hint="give more of the id")
 
 
 def _replicate(run: _Run) -> Replicate:

@@ -13,11 +13,8 @@ from repro.record.values import Outcome, Record, recipe_digest
 from repro.run import observed, recover, trails
 from repro.run.request import Request
 from repro.seeds import plan
-from repro.seeds.studies import Members, find
 from repro.store.store import Store
 from repro.trials import pool, there
-
-__all__ = ["Gathered", "Members", "Study", "Watcher", "find", "gather", "replicate", "study", "whole"]
 
 
 class Study(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from repro.errors import RunNotFoundError
@@ -64,5 +65,10 @@ def _prefix(ids: list[str], name: str) -> str:
         return found[0]
     if not found:
         raise RunNotFoundError(f"no run {name!r}", hint="repro ls lists the runs; `last` is the latest")
+    raise RunNotFoundError(several(name, found, "runs"), hint="give more of the id")
+
+
+def several(name: str, found: Sequence[str], what: str) -> str:
+    """Return in words that more than one thing answers to a name."""
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
-    raise RunNotFoundError(f"{name!r} fits {len(found)} runs: {shown}", hint="give more of the id")
+    return f"{name!r} fits {len(found)} {what}: {shown}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from repro.base import canonical, digest, files, journal, locks
 from repro.errors import StoreDamagedError, UsageError
+from repro.store import names
 from repro.store.store import Store
 
 _SHOWN = 5
@@ -122,8 +123,8 @@ def find(store: Store, name: str) -> StudyFolder:
     if not by_id and by_path:
         return by_path[-1]
     if by_id:
-        shown = ", ".join(study.study_id for study in by_id[:_SHOWN])
-        raise UsageError(f"{name!r} fits {len(by_id)} studies: {shown}", hint="give more of the id")
+        said = names.several(name, [study.study_id for study in by_id], "studies")
+        raise UsageError(said, hint="give more of the id")
     known = ", ".join(study.study_id for study in studies[-_SHOWN:])
     raise UsageError(
         f"no study {name!r}", hint=f"studies here: {known}" if known else "repro tune study.yaml makes one"

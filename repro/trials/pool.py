@@ -33,7 +33,6 @@ __all__ = ["Pool", "Ready", "Template", "capture", "run"]
 _TRIES = 3
 
 _Name = TypeVar("_Name", bound=Hashable)
-_Line = Connection
 
 
 def capture(store: Store, request: Request, *, cold: bool = False) -> Template:
@@ -79,7 +78,7 @@ class _Supervisor(Generic[_Name]):
 
     process: ForkProcess
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: Connection) -> None:
         self.line = line
         self.begun = time.monotonic()
         self.ready: Ready | None = None
