@@ -16,7 +16,8 @@ from conftest import REPRO, Project, clean_environment
 from wheelhouse import TORCH, Home, flips, wheel
 
 from repro.base import digest
-from repro.environments import cache, locks, wheels
+from repro.capture import interpreter
+from repro.environments import cache, locks, overlay, wheels
 from repro.store.store import Store
 
 #: Prints a number that the version of a package decides.
@@ -89,6 +90,18 @@ def test_a_package_that_is_new_is_undone_with_the_environment_as_a_whole(
     document = json.loads(flipped.repro("replay", "last", "--why", "--json", check=3).out)
     assert [item["path"] for item in document["cause"]["differences"]] == ["packages"]
     assert document["cause"]["differences"][0]["after"] == "reprozz"
+
+
+def test_packages_that_share_a_file_are_laid_over_the_current_ones(tmp_path: Path) -> None:
+    """A file that two of them list is linked once, and the recorded environment keeps what it has."""
+    for name in ("reproone", "reprotwo"):
+        wheel(tmp_path / "wheels", name, "1.0", {"reprotests/__init__.py": "", f"{name}.py": "x = 1\n"})
+    home = Home(tmp_path / "home")
+    home.install(tmp_path / "wheels", "reproone", "reprotwo")
+    made = overlay.make(tmp_path / "overlay", interpreter.own(), home.folder, {"reproone", "reprotwo"})
+    site = cache.site_of(made)
+    assert sorted(path.name for path in site.glob("repro*.py")) == ["reproone.py", "reprotwo.py"]
+    assert (site / "reprotests/__init__.py").samefile(home.site / "reprotests/__init__.py")
 
 
 def test_what_was_installed_from_a_folder_comes_back_from_the_store(project: Project, tmp_path: Path) -> None:

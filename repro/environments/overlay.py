@@ -41,7 +41,7 @@ def _lay(place: str, site: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
-        except FileNotFoundError:  # byte code of another installer
+        except (FileNotFoundError, FileExistsError):  # byte code of another installer; a file of two distributions
             continue
         except OSError:
             shutil.copy2(source, target)
