@@ -24,13 +24,24 @@ class Line(NamedTuple):
 
 def read(record: str) -> list[Line]:
     """Return the lines of a RECORD file. Raises OSError."""
+    return parse(_text(record))
+
+
+def parse(text: str) -> list[Line]:
+    """Return the lines of a RECORD file's text."""
+    return [Line(*row) for row in _rows(text)]
+
+
+def _text(record: str) -> str:
     with open(record, encoding="utf-8", newline="") as handle:
-        text = handle.read()
-    if '"' in text:
-        rows: Iterator[list[str]] = csv.reader(text.splitlines())
-    else:
-        rows = (row.split(",") for row in text.splitlines())  # an environment has tens of thousands of lines
-    return [Line(row[0], row[1], row[2]) for row in rows if len(row) == 3]  # noqa: PLR2004
+        return handle.read()
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """Yield path, hash and size of each line; an environment has tens of thousands of them."""
+    lines = text.splitlines()
+    rows = csv.reader(lines) if '"' in text else (line.split(",") for line in lines)
+    return (row for row in rows if len(row) == 3)  # noqa: PLR2004
 
 
 def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
@@ -42,11 +53,11 @@ def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
     """
     site = os.path.dirname(os.path.dirname(record)) + os.sep
     try:
-        lines, since = read(record), os.stat(record).st_mtime_ns
+        rows, since = _rows(_text(record)), os.stat(record).st_mtime_ns
     except OSError:
         return {}
     found: dict[str, str | None] = {}
-    for path, wanted, size in lines:
+    for path, wanted, size in rows:  # without the cost of a `Line` each: most are passed over
         if not wanted or path.endswith(".pyc" if thorough else _UNREAD) or path.startswith(("..", "/")):
             continue
         try:

@@ -109,7 +109,8 @@ def build(
     source = recorded.source(store, record, say)
     wheel = wheels.of_self()
     key = digest.of_value(
-        "image/1", [foundation.id, source.digest(record.recipe.interpreter), record.recipe_digest, _of(wheel[1])]
+        "image/1",
+        [foundation.id, source.digest(record.recipe.interpreter), record.recipe_digest, digest.of_bytes(wheel[1])],
     )
     tag = f"localhost/repro:{key.removeprefix('sha256:')[:24]}"
     image = None if anew else engine.image(tag)
@@ -125,12 +126,15 @@ def build(
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
     return Built(
-        tag, image, foundation.id, engine.is_reproducible, source.lock_digest, _of(wheel[1]), engine.name, fresh
+        tag,
+        image,
+        foundation.id,
+        engine.is_reproducible,
+        source.lock_digest,
+        digest.of_bytes(wheel[1]),
+        engine.name,
+        fresh,
     )
-
-
-def _of(data: bytes) -> str:
-    return digest.of_bytes(data)
 
 
 def _check_python(engine: Engine, record: Record, base: Image, name: str, *, allow_python: bool) -> None:
@@ -172,7 +176,7 @@ def write_context(
         title=f"The environment and the code of run {record.run_id} ({record.name}), on {base}",
         base=base_id,
         lock=source.lock_digest,
-        own=digest.of_value("own/1", [_of(wheel[1]), source.editables]),
+        own=digest.of_value("own/1", [digest.of_bytes(wheel[1]), source.editables]),
         pip_install=_PIP.format(pip=own_pip[0], prefix=PREFIX),
         compile=_COMPILE.format(prefix=PREFIX, what=""),
         compile_own=_COMPILE.format(prefix=PREFIX, what="/python3*/site-packages/repro"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import tempfile
 import zipfile
@@ -13,8 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from repro.base import digest
-from repro.capture import packages
-from repro.capture.drift import Line
+from repro.capture import drift, packages
 from repro.environments import locks, pip
 from repro.errors import EnvironmentMismatchError
 from repro.record.values import Package, Record
@@ -129,7 +126,6 @@ def digest_of_wheel(path: Path) -> str:
     """Return the digest that a wheel's distribution has once it is installed (`packages.digest_of`)."""
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD") and name.count("/") == 1)
-        rows = csv.reader(io.StringIO(archive.read(name).decode()))
-        lines = [Line(row[0], row[1], "") for row in rows if row]
+        lines = drift.parse(archive.read(name).decode())
     placed = (line._replace(path=re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", line.path)) for line in lines)
     return packages.digest_of(line for line in placed if not re.match(r"[^/]+\.data/", line.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import repro
-from repro.base import files
+from repro.base import digest, files
 from repro.capture import drift, packages
 from repro.capture.interpreter import HOOK
 from repro.errors import EnvironmentMismatchError
@@ -53,21 +54,16 @@ def _hook(package: Path) -> Path:
 
 def _pack(found: Mapping[str, bytes], info: str) -> bytes:
     """Return the bytes of a wheel of these files, RECORD included; equal for equal files."""
-    lines = [f"{name},{_hash(data)},{len(data)}" for name, data in sorted(found.items())]
-    record = "\n".join([*(_quoted(line) for line in lines), f"{info}/RECORD,,"]) + "\n"
+    record = io.StringIO()
+    rows = [(name, _hash(data), len(data)) for name, data in sorted(found.items())]
+    csv.writer(record, lineterminator="\n").writerows([*rows, (f"{info}/RECORD", "", "")])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in [*sorted(found.items()), (f"{info}/RECORD", record.encode())]:
+        for name, data in [*sorted(found.items()), (f"{info}/RECORD", record.getvalue().encode())]:
             entry = zipfile.ZipInfo(name, _DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def _quoted(line: str) -> str:
-    """Return a line of RECORD; a path with a comma is quoted, as CSV has it."""
-    path, _, rest = line.partition(",sha256=")
-    return f'"{path}",sha256={rest}' if "," in path else line
 
 
 def _hash(data: bytes) -> str:
@@ -94,15 +90,15 @@ def _keep(item: packages.Distribution, store: Store) -> dict[str, str] | None:
         name, data = _of_installed(item)
     except (OSError, ValueError):
         return None
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    if not store.objects.path(digest).exists():
+    content = digest.of_bytes(data)
+    if not store.objects.path(content).exists():
         with files.disk_errors("keep", store.objects.folder):
             store.objects.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=store.objects.folder, prefix=".keep-") as scratch:
                 path = Path(scratch, name)
                 path.write_bytes(data)
                 store.objects.take(path)
-    return {"file": name, "digest": digest}
+    return {"file": name, "digest": content}
 
 
 def of_installed(name: str) -> tuple[str, bytes]:
