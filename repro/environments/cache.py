@@ -147,7 +147,7 @@ def _build(built: Built, store: Store, source: Source, python: Python, say: Say)
         raise
     files.replace(_marker(folder), json.dumps({"folder": str(folder), "digest": built.digest}).encode())
     say(f"repro: built in {time.monotonic() - began:.0f} s")
-    _bound(folder_of(store), folder)
+    sweep(store)
 
 
 def make(python: Python, folder: Path) -> None:
@@ -238,16 +238,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _bound(root: Path, fresh: Path) -> None:
-    """Remove the environments that were not used for longest, beyond `MOST`; those in use stay."""
-    found = [path for path in _environments(root) if path != fresh and _is_whole(path)]
-    found.sort(key=lambda path: _marker(path).stat().st_mtime)
-    for folder in found[: max(0, len(found) + 1 - MOST)]:
-        with _unused(folder) as is_free:
-            if is_free:
-                _remove(folder)
-
-
 def _environments(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
@@ -276,11 +266,10 @@ def sweep(store: Store, *, everything: bool = False) -> Swept:
     for folder in (path for path in found if path not in keep):
         with _unused(folder) as is_free:
             if is_free:
-                whole = _is_whole(folder)
+                reason = "asked for" if everything else "not used for longest"
+                removed[folder.name] = reason if _is_whole(folder) else "left by a build that was killed"
                 size += _size(folder)
                 _remove(folder)
-                removed[folder.name] = "not used for longest" if whole else "left by a build that was killed"
-                removed[folder.name] = "asked for" if whole and everything else removed[folder.name]
     return Swept(removed, [path.name for path in _environments(root)], size)
 
 

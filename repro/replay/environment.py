@@ -87,7 +87,7 @@ class Surroundings:
         if plan.environment == "container":
             if options.hermetic:
                 raise UsageError("--hermetic is for runs on this machine: a container has no network either")
-            yield self._container(plan, options, env, say)
+            yield self._container(plan, options, say)
             return
         with self._elsewhere(plan, request, options, env, say) as there:
             yield Place(there, self._sandbox(there) if options.hermetic else local.launch)
@@ -123,7 +123,7 @@ class Surroundings:
         read = [*self._read(), str(self.store.folder), *(place for place in ours if os.path.isdir(place))]
         return bubblewrap.Sandbox(bubblewrap.find(), read, [str(self.folder)])
 
-    def _container(self, plan: Plan, options: Options, env: Mapping[str, str], say: Say) -> Place:
+    def _container(self, plan: Plan, options: Options, say: Say) -> Place:
         engine = container.choose(options.engine)
         built = image.build(
             self.store, self.record, engine, base=options.base, allow_python=options.allow_python, say=say
@@ -146,7 +146,6 @@ class Surroundings:
             settings={"HOME": "/tmp"},  # noqa: S108  (the container's own)
         )
         there = Elsewhere(image.facts(built), image.PREFIX, python, installed)
-        del env
         return Place(there, container.Launch(engine, box), self._live())
 
     def _live(self) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,6 @@ from repro.record.values import Profile, Record
 from repro.run import config
 from repro.run.request import is_seed
 
-#: More of them are no seed, and Python refuses to read some thousands.
 _EXAMPLES = "threads=1, seed=1, determinism=off, params.lr=0.1, env.NAME=VALUE (env.NAME alone unsets it)"
 
 
