@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def draw(found: Picture) -> dict[str, bytes]:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in (_every, _curves, _by_count, _sources) if panel(found, None)]
+    panels = _panels(found)
     files: dict[str, bytes] = {}
     if not panels:
         return files
@@ -62,16 +62,31 @@ def draw(found: Picture) -> dict[str, bytes]:
     return files
 
 
+def _panels(found: Picture) -> list[Callable[[Picture, Any], None]]:
+    """Return what draws the panels that there is something to show in."""
+    values = _finite(found)
+    by_count = len(values) > 2 and not found.sources  # noqa: PLR2004
+    wanted = {_every: values, _curves: _several(found), _by_count: by_count, _sources: found.sources}
+    return [panel for panel, shown in wanted.items() if shown]
+
+
+def _finite(found: Picture) -> dict[str, float]:
+    return {seed: value for seed, value in found.values["values"].items() if math.isfinite(value)}
+
+
+def _several(found: Picture) -> dict[str, dict[float, float]]:
+    """Return the curves that have more than one point."""
+    return {seed: dict(curve) for seed, curve in found.curves.items() if len(curve) > 1}
+
+
 def file_name(metric: str) -> str:
     """Return a metric's name as the stem of a file: ``val/acc`` is ``val-acc``."""
     return re.sub(r"[^\w.=-]+", "-", metric).strip("-.") or "metric"
 
 
-def _every(found: Picture, axes: Any) -> bool:
+def _every(found: Picture, axes: Any) -> None:
     """Draw every seed, with the mean, its interval and that of the next seed."""
-    shown = {seed: value for seed, value in found.values["values"].items() if math.isfinite(value)}
-    if axes is None:
-        return bool(shown)
+    shown = _finite(found)
     places = range(len(shown))
     if "mean" in found.values and not found.sources:
         axes.axhspan(*found.values["t_interval"], color=_BLUE, alpha=0.15, lw=0, label="95% interval of the mean")
@@ -87,7 +102,6 @@ def _every(found: Picture, axes: Any) -> bool:
     lost = f", {found.values['diverged']} diverged" if found.values["diverged"] else ""
     axes.set_title(f"every {found.what} (n = {len(shown)}{lost})")
     _legend(axes)
-    return True
 
 
 def _legend(axes: Any) -> None:
@@ -97,11 +111,9 @@ def _legend(axes: Any) -> None:
         axes.legend(once.values(), once.keys(), frameon=False, fontsize=7)
 
 
-def _curves(found: Picture, axes: Any) -> bool:
+def _curves(found: Picture, axes: Any) -> None:
     """Draw each seed's curve, their mean and its interval at the steps that all have."""
-    several = {seed: dict(curve) for seed, curve in found.curves.items() if len(curve) > 1}
-    if axes is None:
-        return bool(several)
+    several = _several(found)
     for curve in several.values():
         axes.plot([*curve], [*curve.values()], color=_GREY, lw=0.7)
     common = sorted(set.intersection(*(set(curve) for curve in several.values())))
@@ -114,7 +126,6 @@ def _curves(found: Picture, axes: Any) -> bool:
     axes.set_ylabel(found.name)
     axes.set_title("curves")
     _legend(axes)
-    return True
 
 
 def running(values: Sequence[float]) -> list[tuple[int, float, float, float]]:
@@ -123,12 +134,9 @@ def running(values: Sequence[float]) -> list[tuple[int, float, float, float]]:
     return [(n, float(np.mean(values[:n])), *t_interval(values[:n], _CONFIDENCE)) for n in counts]
 
 
-def _by_count(found: Picture, axes: Any) -> bool:
+def _by_count(found: Picture, axes: Any) -> None:
     """Draw mean and interval as they were after so many seeds."""
-    rows = running([value for value in found.values["values"].values() if math.isfinite(value)])
-    if axes is None:
-        return len(rows) > 1 and not found.sources
-    count, mean, low, high = zip(*rows, strict=True)
+    count, mean, low, high = zip(*running([*_finite(found).values()]), strict=True)
     axes.fill_between(count, low, high, color=_BLUE, alpha=0.2, lw=0, label="95% interval of the mean")
     axes.plot(count, mean, "o-", color=_BLUE, ms=3, lw=1, label="mean")
     axes.set_xticks(count if len(count) <= _MOST_LABELS else count[:: len(count) // 10])
@@ -136,16 +144,12 @@ def _by_count(found: Picture, axes: Any) -> bool:
     axes.set_ylabel(found.name)
     axes.set_title("interval against n")
     _legend(axes)
-    return True
 
 
-def _sources(found: Picture, axes: Any) -> bool:
+def _sources(found: Picture, axes: Any) -> None:
     """Draw the standard deviation that each source makes when it alone varies."""
-    if axes is None:
-        return bool(found.sources)
     names = [*found.sources]
     axes.barh(names, [found.sources[name] for name in names], color=_RED, height=0.6)
     axes.invert_yaxis()
     axes.set_xlabel(f"sd of {found.name}")
     axes.set_title("each source varied alone")
-    return True
