@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from repro.engines import local
 from repro.engines.container import signalled
@@ -40,16 +40,16 @@ class Sandbox:
         self._program, self._read, self._write = program, read, write
         self.dropped = 0
 
-    def __call__(self, command: Sequence[str], *, cwd: Path, folder: Path, **options: Any) -> SandboxedProcess:
+    def __call__(self, command: local.Command) -> SandboxedProcess:
         """Start it."""
         words = [self._program, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"]
         words += ["--dev", "/dev", "--proc", "/proc"]
         words += [part for place in EMPTY if Path(place).is_dir() for part in ("--tmpfs", place)]
         hidden = [place for place in dict.fromkeys(self._read) if place.startswith(tuple(f"{top}/" for top in EMPTY))]
-        for option, places in (("--ro-bind", sorted(hidden)), ("--bind", [*self._write, str(folder)])):
+        for option, places in (("--ro-bind", sorted(hidden)), ("--bind", [*self._write, str(command.folder)])):
             words += [part for place in places for part in (option, place, place)]
-        words += ["--chdir", str(cwd), "--", *command]
-        return SandboxedProcess(local.launch(words, cwd=cwd, folder=folder, **options), self._ended)
+        words += ["--chdir", str(command.cwd), "--", *command.words]
+        return SandboxedProcess(local.launch(command._replace(words=words)), self._ended)
 
     def _ended(self, dropped: int) -> None:
         self.dropped = dropped

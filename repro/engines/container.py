@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from repro.engines import local
 from repro.errors import EnvironmentMismatchError, UsageError
@@ -184,15 +184,12 @@ class Launch:
     def __init__(self, engine: Engine, box: Box) -> None:
         self._engine, self._box = engine, box
 
-    def __call__(
-        self, command: Sequence[str], *, cwd: Path, folder: Path, env: Mapping[str, str], **options: Any
-    ) -> ContainerProcess:
+    def __call__(self, command: local.Command) -> ContainerProcess:
         """Start it; its folder is the one thing beside the box's own that it may write to."""
-        name = f"repro-{folder.name.lower()}"
-        box = replace(self._box, write=[*self._box.write, str(folder)])
-        words = self._engine.command(box, name, command, cwd, env)
-        process = local.launch(words, cwd=cwd, folder=folder, env=env, **options)
-        return ContainerProcess(process, self._engine, name)
+        name = f"repro-{command.folder.name.lower()}"
+        box = replace(self._box, write=[*self._box.write, str(command.folder)])
+        words = self._engine.command(box, name, command.words, command.cwd, command.env)
+        return ContainerProcess(local.launch(command._replace(words=words)), self._engine, name)
 
 
 def choose(name: str | None = None) -> Engine:

@@ -24,6 +24,30 @@ _GRACE = 5.0
 _POLITE_TURNS = 50
 
 
+class Command(NamedTuple):
+    """What is to be started for the job of ``folder``.
+
+    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in
+    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with ``quiet`` nothing),
+    through a terminal where ours is one. A ``gated`` interpreter waits for `LocalProcess.release`.
+    ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
+    """
+
+    words: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str]
+    folder: Path
+    gated: bool
+    to_stderr: bool = False
+    silent: bool = False
+    quiet: bool = False
+    listener: Listener | None = None
+
+    def channels(self) -> list[Channel]:
+        """Open the channels of its output and errors, not yet started."""
+        return output.open_channels(self.folder, self.listener, to_stderr=self.to_stderr, quiet=self.quiet)
+
+
 class End(NamedTuple):
     """How the job's first process ended: its exit code or signal, and the signals that were passed on to it.
 
@@ -191,40 +215,24 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def launch(
-    command: Sequence[str],
-    *,
-    cwd: Path,
-    env: Mapping[str, str],
-    folder: Path,
-    gated: bool,
-    to_stderr: bool = False,
-    silent: bool = False,
-    quiet: bool = False,
-    listener: Listener | None = None,
-) -> LocalProcess:
-    """Start ``command`` in a process group of its own.
-
-    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in
-    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with ``quiet`` nothing),
-    through a terminal where ours is one. A gated interpreter waits for `release`.
-    ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
+def launch(command: Command) -> LocalProcess:
+    """Start a command in a process group of its own.
 
     Raises:
         OSError: when the program cannot be started.
     """
     become_subreaper()
-    variables = dict(env)
-    read_end, write_end = os.pipe() if gated else (None, None)
+    variables = dict(command.env)
+    read_end, write_end = os.pipe() if command.gated else (None, None)
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
-    channels = output.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
+    channels = command.channels()
     try:
         process = subprocess.Popen(
-            command,
-            cwd=cwd,
+            command.words,
+            cwd=command.cwd,
             env=variables,
-            stdin=subprocess.DEVNULL if silent else None,
+            stdin=subprocess.DEVNULL if command.silent else None,
             stdout=channels[0].child,
             stderr=channels[1].child,
             pass_fds=[read_end] if read_end is not None else (),

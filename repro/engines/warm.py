@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from repro.base.process import die_with_parent
-from repro.engines import local, output
-from repro.engines.local import LocalProcess
-from repro.engines.output import Channel, Listener
+from repro.engines import local
+from repro.engines.local import Command, LocalProcess
+from repro.engines.output import Channel
 
 _MOST = 1 << 16
 #: Of each job its own, and no business of what a template has read.
@@ -57,37 +57,13 @@ class Engine:
     ) -> None:
         self.close()
 
-    def launch(
-        self,
-        command: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        folder: Path,
-        gated: bool,
-        to_stderr: bool = False,
-        silent: bool = False,
-        quiet: bool = False,
-        listener: Listener | None = None,
-    ) -> LocalProcess:
+    def launch(self, command: Command) -> LocalProcess:
         """Start a job; see `local.launch`. Raises OSError when it cannot be started."""
-        if gated and silent and "REPRO_WORKER" in env:
+        if command.gated and command.silent and "REPRO_WORKER" in command.env:
             for _ in range(2):  # a template may have been killed since the last job
                 with contextlib.suppress(_NoTemplate):
-                    template = self._fitting(env, cwd)
-                    channels = output.open_channels(folder, listener, to_stderr=to_stderr, quiet=quiet)
-                    return template.launch(folder, cwd, channels)
-        return local.launch(
-            command,
-            cwd=cwd,
-            env=env,
-            folder=folder,
-            gated=gated,
-            to_stderr=to_stderr,
-            silent=silent,
-            quiet=quiet,
-            listener=listener,
-        )
+                    return self._fitting(command.env, command.cwd).launch(command)
+        return local.launch(command)
 
     def prepare(self, env: Mapping[str, str], cwd: Path) -> str | None:
         """Have a template ready for jobs with these variables; return why there is none, or None."""
@@ -209,11 +185,12 @@ class _Template:
         """Say whether the template runs."""
         return self._process.poll() is None
 
-    def launch(self, folder: Path, cwd: Path, channels: list[Channel]) -> LocalProcess:
-        """Have a worker forked for the job of ``folder``, and do not wait for it. Raises _NoTemplate."""
+    def launch(self, command: Command) -> LocalProcess:
+        """Have a worker forked for a job, and do not wait for it. Raises _NoTemplate."""
+        channels = command.channels()
         read_end, write_end = os.pipe()
         try:
-            request = {"folder": str(folder), "cwd": str(cwd)}
+            request = {"folder": str(command.folder), "cwd": str(command.cwd)}
             self._ask(request, [*(channel.child for channel in channels), read_end])
         except _NoTemplate:
             os.close(write_end)

@@ -59,7 +59,7 @@ class Options:
     job: Mapping[str, Any] = field(default_factory=dict)
     start: resume.Start | None = None
     elsewhere: Elsewhere | None = None
-    launch: Callable[..., local.LocalProcess] = local.launch
+    launch: Callable[[local.Command], local.LocalProcess] = local.launch
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -111,7 +111,8 @@ class _Execution:
         if self.options.start is not None:
             captured = self._continue(captured, self.options.start)
         if self.process is not None and self.process.warm:
-            captured = _as_warm(captured)
+            launch = captured.record.circumstances["launch"] | {"warm": True}
+            captured = _telling(captured, launch=launch)
         digest = self.store.seal_record(captured.record)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
@@ -134,22 +135,23 @@ class _Execution:
         """Check that the recipe is that of the run which is continued, and hand over what there is of it."""
         resume.check_recipe(start, captured.record, self.store)
         resume.hand_over(start, self.store, self.folder)
-        facts = captured.record.circumstances | {"resumed": start.circumstances()}
-        return captured._replace(record=msgspec.structs.replace(captured.record, circumstances=facts))
+        return _telling(captured, resumed=start.circumstances())
 
     def _launch(self) -> None:
         command = [*self.command, str(self.folder)] if self.asked.entry is not None else self.command
         try:
             self.process = self.options.launch(
-                command,
-                cwd=self.asked.working_folder,
-                env=self.env,
-                folder=self.folder,
-                gated=self.early,
-                to_stderr=self.options.to_stderr,
-                quiet=self.options.quiet,
-                silent=self.options.given is not None,
-                listener=self.scanner,
+                local.Command(
+                    command,
+                    self.asked.working_folder,
+                    self.env,
+                    self.folder,
+                    gated=self.early,
+                    to_stderr=self.options.to_stderr,
+                    quiet=self.options.quiet,
+                    silent=self.options.given is not None,
+                    listener=self.scanner,
+                )
             )
         except OSError as error:
             raise UsageError(f"cannot start {command[0]}: {error.strerror}", hint="can it be executed here?") from error
@@ -210,11 +212,10 @@ class _Execution:
             self.store.settle(self.run_id)
 
 
-def _as_warm(captured: seal.Captured) -> seal.Captured:
-    """Let the record say that its worker was forked from a template."""
-    facts = captured.record.circumstances
-    facts = facts | {"launch": facts["launch"] | {"warm": True}}
-    return captured._replace(record=msgspec.structs.replace(captured.record, circumstances=facts))
+def _telling(captured: seal.Captured, **facts: Any) -> seal.Captured:
+    """Let the record tell further circumstances."""
+    found = captured.record.circumstances | facts
+    return captured._replace(record=msgspec.structs.replace(captured.record, circumstances=found))
 
 
 def _state(end: local.End) -> State:
