@@ -117,7 +117,7 @@ class Bare:
 
 def requests(folder: Path, steps: int) -> Iterator[Any]:
     """Yield requests of one experiment under ever other seeds."""
-    first = request.of_words([str(folder / "experiment.yaml")], [f"steps={steps}"], [], 0, None, None)
+    first = request.of_words([str(folder / "experiment.yaml")], request.Choices([f"steps={steps}"], seed=0))
     for seed in itertools.count():
         yield replace(first, seed=seed)
 

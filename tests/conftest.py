@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -92,6 +92,16 @@ class Project:
     def replay(self, name: str = "last", *words: str, check: int | None = None, **env: str) -> Any:
         """Run ``repro replay --json``; return its document."""
         return self.repro("replay", name, "--json", *words, check=check, **env).json
+
+    def seeds(self, *words: str, check: int = 0, **env: str) -> Any:
+        """Run ``repro seeds --json``; return its document."""
+        return self.repro("seeds", "--json", *words, check=check, **env).json
+
+    def with_experiment(self, script: str, experiment: str) -> Self:
+        """Write an experiment and its script, ``train.py``."""
+        self.write("train.py", script)
+        self.write("experiment.yaml", experiment)
+        return self
 
     @property
     def store(self) -> Path:

@@ -45,19 +45,7 @@ metrics: {loss: {direction: minimize}}
 @pytest.fixture
 def experiment(project: Project) -> Project:
     """A project with a quick experiment that writes to one file name in every run."""
-    return fill(project)
-
-
-def fill(project: Project) -> Project:
-    """Write the experiment into a project."""
-    project.write("train.py", TRAIN)
-    project.write("experiment.yaml", EXPERIMENT)
-    return project
-
-
-def seeds(project: Project, *words: str, check: int = 0, **env: str) -> dict[str, object]:
-    """Run `repro seeds --json` and return the document."""
-    return dict(json.loads(project.repro("seeds", "--json", *words, check=check, **env).out))
+    return project.with_experiment(TRAIN, EXPERIMENT)
 
 
 def test_replicates_are_ordinary_runs_that_are_run_once(experiment: Project) -> None:
@@ -67,7 +55,7 @@ def test_replicates_are_ordinary_runs_that_are_run_once(experiment: Project) -> 
     """
     by_hand = experiment.run("experiment.yaml", "--seed", "1")
     (experiment.root / "left.txt").unlink()
-    first = seeds(experiment, "--n", "3", "experiment.yaml")
+    first = experiment.seeds("--n", "3", "experiment.yaml")
     assert ([run["seed"] for run in first["runs"]], first["failed"], first["run_now"]) == ([0, 1, 2], 0, 2)
     assert first["runs"][1]["run_id"] == by_hand["run_id"]
     assert {run["metrics"]["length"] for run in first["runs"]} == {1.0}
@@ -76,9 +64,9 @@ def test_replicates_are_ordinary_runs_that_are_run_once(experiment: Project) -> 
     values = first["metrics"]["loss"]
     assert values["mean"] == pytest.approx(sum(run["metrics"]["loss"] for run in first["runs"]) / 3)
     assert values["t_interval"][0] < values["mean"] < values["t_interval"][1]
-    more = seeds(experiment, "--n", "4", "experiment.yaml")
+    more = experiment.seeds("--n", "4", "experiment.yaml")
     assert (more["run_now"], more["study_id"], more["runs"][:3]) == (1, first["study_id"], first["runs"])
-    assert seeds(experiment, "--n", "4", "experiment.yaml")["run_now"] == 0
+    assert experiment.seeds("--n", "4", "experiment.yaml")["run_now"] == 0
     run_id = more["runs"][3]["run_id"]
     assert json.loads(experiment.repro("replay", run_id, "--json", check=0).out)["verdict"] == "IDENTICAL"
     text = experiment.repro("seeds", "--n", "4", "experiment.yaml", check=0).out
@@ -98,7 +86,7 @@ def test_the_report_is_the_same_in_two_stores(make_project: Callable[[str], Proj
     Killed with SIGKILL, the controller alone, while the fourth goes on: run again, exactly the 2 missing ones are run.
     """
     words = ["seeds", "--n", "5", "experiment.yaml"]
-    projects = [fill(make_project(name)) for name in ("one", "two", "killed")]
+    projects = [make_project(name).with_experiment(TRAIN, EXPERIMENT) for name in ("one", "two", "killed")]
     for project in projects:
         script = TRAIN.replace("def train(run):\n", f"def train(run):\n{WAIT}")
         project.write("train.py", f"import os\nimport time\n\n{script}")
@@ -134,11 +122,11 @@ def test_a_command_gets_its_seed(project: Project) -> None:
         "assert repro.current().seed != 2, 'no luck'\n",
     )
     words = ["--n", "4", "--", "python", "train.py", "{seed}"]
-    found = seeds(project, *words)
+    found = project.seeds(*words)
     assert [run["state"] for run in found["runs"]] == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
     assert (found["failed"], found["metrics"]["w"]["n"]) == (1, 3)
     assert len(set(found["metrics"]["w"]["values"].values())) == 3
-    assert seeds(project, *words)["run_now"] == 0
+    assert project.seeds(*words)["run_now"] == 0
     assert "4 seeds, 3 completed, 1 FAILED" in project.repro("seeds", *words, check=0).out
 
 
@@ -161,11 +149,11 @@ def test_an_input_that_changed_is_no_ground_to_reuse(experiment: Project) -> Non
     experiment.write("data.txt", "1.0\n")
     experiment.write("train.py", TRAIN.replace("y = x.sum(1, ", "y = float(open('data.txt').read()) * x.sum(1, "))
     experiment.git("init", "-q")
-    assert seeds(experiment, "--n", "2", "experiment.yaml")["run_now"] == 2
+    assert experiment.seeds("--n", "2", "experiment.yaml")["run_now"] == 2
     again = experiment.repro("seeds", "--n", "2", "experiment.yaml", check=0)
     assert "2 read, not run; 2 input files checked" in again.err
     experiment.write("data.txt", "2.0\n")
-    assert seeds(experiment, "--n", "2", "experiment.yaml")["run_now"] == 2
+    assert experiment.seeds("--n", "2", "experiment.yaml")["run_now"] == 2
 
 
 def test_stable_or_not(experiment: Project) -> None:
@@ -175,7 +163,7 @@ def test_stable_or_not(experiment: Project) -> None:
     done = experiment.repro("seeds", "--stable-within", "1e-9", *words, check=1)
     assert "loss: sd " in done.out
     assert done.out.endswith("\nunstable\n")
-    assert seeds(experiment, "--stable-within", "1e-9", *words, check=1)["verdict"] == "unstable"
+    assert experiment.seeds("--stable-within", "1e-9", *words, check=1)["verdict"] == "unstable"
 
 
 def test_two_experiments_are_compared_seed_by_seed(experiment: Project) -> None:

@@ -128,11 +128,6 @@ def left(project: Project, run_id: str) -> dict[str, Any]:
     }
 
 
-def seeds(project: Project, *words: str, check: int = 0, **env: str) -> Any:
-    """Run `repro seeds --json` and return the document."""
-    return project.repro("seeds", "--json", *words, check=check, **env).json
-
-
 def test_warm_and_cold_leave_the_same(project: Project) -> None:
     """Trails, metrics, files, output and end are equal, with every kind of generator, loaders' workers and 2 threads.
 
@@ -144,9 +139,9 @@ def test_warm_and_cold_leave_the_same(project: Project) -> None:
     project.write("shaped.py", SHAPED)
     project.write("experiment.yaml", EXPERIMENT)
     words, env = ["--n", "2", "experiment.yaml"], {"PYTHONPATH": "lib"}
-    cold = [left(project, run["run_id"]) for run in seeds(project, *words, "--cold", **env)["runs"]]
+    cold = [left(project, run["run_id"]) for run in project.seeds(*words, "--cold", **env)["runs"]]
     shutil.rmtree(project.store)
-    warm = [left(project, run["run_id"]) for run in seeds(project, *words, **env)["runs"]]
+    warm = [left(project, run["run_id"]) for run in project.seeds(*words, **env)["runs"]]
     assert all(run.pop("warm") for run in warm)
     assert not any(run.pop("warm") for run in cold)
     assert warm == cold
@@ -155,8 +150,17 @@ def test_warm_and_cold_leave_the_same(project: Project) -> None:
     assert cold[1]["output"][1].endswith("ended by hand\n")
 
 
+#: One step, and what it came to.
+STEP = """\
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+    run.log(weight=model.weight.sum().item())
+"""
 #: Ends as its seed says, after a step; leaves a process in a session of its own.
-ENDS = """\
+ENDS = (
+    """\
 import ctypes, os, signal, subprocess, sys, time
 import torch
 
@@ -165,11 +169,9 @@ assert open("experiment.yaml").read().startswith("name: ends"), "not as it was c
 
 
 def train(run):
-    model = torch.nn.Linear(4, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(torch.randn(8, 4)).square().mean().backward()
-    optimizer.step()
-    run.log(weight=model.weight.sum().item())
+"""
+    + STEP
+    + """\
     if run.seed == 0:
         subprocess.Popen(["sleep", "1000"], start_new_session=True)
         os.remove("kept/file.txt")
@@ -186,6 +188,7 @@ def train(run):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 """
+)
 
 
 def parent(pid: int) -> int:
@@ -246,7 +249,7 @@ def pool_of(
     store = Store.create(project.store)
 
     def make(seed: int) -> request.Request:
-        return request.of_words([str(project.root / "experiment.yaml")], changes, [], seed, None, 1)
+        return request.of_words([str(project.root / "experiment.yaml")], request.Choices(changes, seed=seed, threads=1))
 
     with pool.Pool[str](pool.capture(store, make(0)), make(0), workers) as found:
         yield found, make, store
@@ -288,21 +291,21 @@ def test_a_worker_that_ends_takes_nobody_along(project: Project, monkeypatch: py
 
 
 #: Waits for a file beside the project, and says that it does.
-WAITS = """\
+WAITS = (
+    """\
 import os, time
 import torch
 
 
 def train(run):
-    model = torch.nn.Linear(4, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(torch.randn(8, 4)).square().mean().backward()
-    optimizer.step()
-    run.log(weight=model.weight.sum().item())
+"""
+    + STEP
+    + """\
     open(run.params.flag + f"-begun-{run.seed}-{time.time_ns()}", "w").close()
     while not os.path.exists(run.params.flag):
         time.sleep(0.005)
 """
+)
 
 
 def begun(flag: Path, *seeds: int) -> int:
@@ -395,7 +398,7 @@ def test_the_end_of_the_controller_ends_all(project: Project, waiting: Path, num
         eventually(lambda: gone(below))
     assert len(below) == 6
     waiting.touch()
-    done = seeds(project, "--n", "2", "--workers", "2", "experiment.yaml")
+    done = project.seeds("--n", "2", "--workers", "2", "experiment.yaml")
     assert (done["run_now"], done["failed"]) == (2, 0)
     store = Store(project.store)
     states = [outcome.state for name in store.run_ids() if (outcome := store.outcome(name))]
@@ -409,10 +412,10 @@ def test_digits_are_the_same_warm_and_cold(project: Project) -> None:
     shutil.copytree(ROOT / "experiments" / "digits", project.root / "digits", ignore=shutil.ignore_patterns(".*"))
     project.write("pyproject.toml", "")
     words = ["--n", "2", "--set", "epochs=1", "digits/experiment.yaml"]
-    warm = [left(project, run["run_id"]) for run in seeds(project, *words)["runs"]]
+    warm = [left(project, run["run_id"]) for run in project.seeds(*words)["runs"]]
     shutil.rmtree(project.store)
     assert all(run.pop("warm") for run in warm)
-    cold = [left(project, run["run_id"]) for run in seeds(project, "--cold", *words)["runs"]]
+    cold = [left(project, run["run_id"]) for run in project.seeds("--cold", *words)["runs"]]
     assert not any(run.pop("warm") for run in cold)
     assert warm == cold
 

@@ -50,7 +50,8 @@ def command(
         raise UsageError("nothing to diagnose", hint="repro diagnose last, or repro diagnose -- python train.py")
     asked = None
     if not _is_run(words):
-        asked = request.of_words(_in_folder(words), changes, (), request.parse_seed(seed), determinism, threads)
+        choices = request.Choices(changes, (), request.parse_seed(seed), determinism, threads)
+        asked = request.of_words(_in_folder(words), choices)
     elif changes or seed or determinism or threads:
         raise UsageError(f"{words[0]} is a run: its recipe is what it is", hint="repro run it anew, with the change")
     if asked is None:

@@ -41,6 +41,7 @@ def command(words: tuple[str, ...], determinism: Profile | None, threads: int | 
 
 def _request(words: tuple[str, ...], profile: Profile | None, threads: int | None) -> tuple[Path | None, Request]:
     """Return the experiment file, if it is one, and the run that is asked for."""
+    choices = request.Choices(profile=profile, threads=threads)
     first = Path(words[0] if words else _DEFAULT)
     if first.is_dir():
         first = first / _DEFAULT
@@ -50,9 +51,9 @@ def _request(words: tuple[str, ...], profile: Profile | None, threads: int | Non
             raise UsageError(f"there is no {_DEFAULT} in {Path.cwd()}", hint=hint)
         if len(words) > 1:
             raise UsageError(f"an experiment takes no further words: {' '.join(words[1:])}")
-        return first, request.of_experiment(first, (), (), None, profile, threads)
+        return first, request.of_experiment(first, choices)
     command = ["python", *words] if words[0].endswith(".py") else list(words)
-    return None, request.of_command(command, (), None, profile, threads)
+    return None, request.of_command(command, choices)
 
 
 def _print(report: Report, root: Path) -> None:

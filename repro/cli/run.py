@@ -61,7 +61,7 @@ def command(
             raise UsageError(f"{words[0]} takes everything but --seed from its study", hint=f"repro run {words[0]}")
         asked = _best(words[0].removeprefix("best:"), master)
     else:
-        asked = request.of_words(words, changes, patterns, master, determinism, threads)
+        asked = request.of_words(words, request.Choices(changes, patterns, master, determinism, threads))
     store = Store.create(common.store_folder(asked.root))
     options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
     return _finish(execute.execute(asked, store, options), as_json)

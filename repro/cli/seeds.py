@@ -283,9 +283,8 @@ def _opened(words: tuple[str, ...], options: dict[str, Any], seed: int | None = 
 
 
 def _request(words: tuple[str, ...], options: dict[str, Any], seed: int | None) -> Request:
-    return request.of_words(
-        words, options["changes"], options["patterns"], seed, options["determinism"], options["threads"]
-    )
+    choices = request.Choices(options["changes"], options["patterns"], seed, options["determinism"], options["threads"])
+    return request.of_words(words, choices)
 
 
 def _study(words: tuple[str, ...], options: dict[str, Any]) -> tuple[Store, study.Study, Mapping[str, MetricSpec]]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from repro.capture import interpreter, root
 from repro.errors import ConfigError, UsageError
@@ -79,19 +79,22 @@ class Request:
         return {"epochs": epochs} if isinstance(epochs, int) and not isinstance(epochs, bool) else {}
 
 
-def of_experiment(
-    path: Path,
-    changes: Sequence[str],
-    patterns: Sequence[str],
-    seed: int | None,
-    profile: Profile | None,
-    threads: int | None,
-) -> Request:
+class Choices(NamedTuple):
+    """What is chosen beside the words: changed parameters, patterns of metrics, and what None leaves to the file."""
+
+    changes: Sequence[str] = ()
+    patterns: Sequence[str] = ()
+    seed: int | None = None
+    profile: Profile | None = None
+    threads: int | None = None
+
+
+def of_experiment(path: Path, choices: Choices) -> Request:
     """Return the request that an experiment file makes. Raises ConfigError, ProjectRootError."""
-    found = config.load(path, changes)
+    found = config.load(path, choices.changes)
     file = found.file
     project = root.find(found.folder)
-    master = seed if seed is not None else file.seed or 0
+    master = choices.seed if choices.seed is not None else file.seed or 0
     cwd = found.folder.relative_to(project).as_posix()
     return Request(
         root=project,
@@ -103,18 +106,16 @@ def of_experiment(
         entry=None if file.entry is None else os.path.normpath(f"{cwd}/{file.entry}"),
         params=found.params,
         metrics=file.metrics,
-        patterns=dict(_pattern(text) for text in patterns),
+        patterns=dict(_pattern(text) for text in choices.patterns),
         data=file.data,
         seed=master,
-        seed_given=seed is not None or file.seed is not None,
-        profile=profile or file.determinism,
-        threads=threads if threads is not None else file.threads,
+        seed_given=choices.seed is not None or file.seed is not None,
+        profile=choices.profile or file.determinism,
+        threads=choices.threads if choices.threads is not None else file.threads,
     )
 
 
-def of_command(
-    command: Sequence[str], patterns: Sequence[str], seed: int | None, profile: Profile | None, threads: int | None
-) -> Request:
+def of_command(command: Sequence[str], choices: Choices) -> Request:
     """Return the request that a command makes. Raises UsageError, ProjectRootError."""
     here = Path.cwd()
     script = interpreter.script_of(command[1:]) if interpreter.is_python(command[0]) else command[0]
@@ -125,7 +126,7 @@ def of_command(
         )
     project = root.find(here, here / script if known and script is not None else None)
     inside = here.is_relative_to(project)
-    master = 0 if seed is None else seed
+    master = choices.seed or 0
     words = [_seeded(word, master) for word in command]
     return Request(
         root=project,
@@ -135,11 +136,11 @@ def of_command(
         name=Path(script).name if known and script is not None else Path(command[0]).name,
         command=words,
         entry=None,
-        patterns=dict(_pattern(text) for text in patterns),
+        patterns=dict(_pattern(text) for text in choices.patterns),
         seed=master,
-        seed_given=seed is not None,
-        profile=profile or "warn",
-        threads=threads,
+        seed_given=choices.seed is not None,
+        profile=choices.profile or "warn",
+        threads=choices.threads,
     )
 
 
@@ -149,14 +150,7 @@ def _seeded(word: str, master: int) -> str:
     return before + str(integer_seed(master)) if mark and not after and before[-1:] in ("", "=") else word
 
 
-def of_words(
-    words: Sequence[str],
-    changes: Sequence[str],
-    patterns: Sequence[str],
-    seed: int | None,
-    profile: Profile | None,
-    threads: int | None,
-) -> Request:
+def of_words(words: Sequence[str], choices: Choices) -> Request:
     """Return the request that a command line's words make: an experiment file, or a command.
 
     Raises:
@@ -168,12 +162,12 @@ def of_words(
         if len(words) > 1:
             said = f"an experiment takes no further words: {' '.join(words[1:])}"
             raise UsageError(said, hint="--set NAME=VALUE changes a parameter")
-        return of_experiment(Path(words[0]), changes, patterns, seed, profile, threads)
-    if changes:
+        return of_experiment(Path(words[0]), choices)
+    if choices.changes:
         raise UsageError("--set changes a parameter of an experiment file; a command takes its own arguments")
     if words[0].endswith(".py") and shutil.which(words[0]) is None:
         raise UsageError(f"{words[0]} is no program", hint=f"repro run -- python {' '.join(words)}")
-    return of_command(words, patterns, seed, profile, threads)
+    return of_command(words, choices)
 
 
 def integer_seed(master: int) -> int:

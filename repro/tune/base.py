@@ -88,7 +88,7 @@ def read(study: Study, patterns: Sequence[str] = ()) -> Base:
         ConfigError: for unknown parameters, values of another type, a fidelity that the experiment has not.
     """
     path = study.path.parent / str(study.experiment)
-    request = requests.of_experiment(path, (), patterns, None, None, study.threads)
+    request = requests.of_experiment(path, requests.Choices(patterns=patterns, threads=study.threads))
     command = config.load(path).file.command
     for name, domain in study.space.domains.items():
         _check(study, name, domain, request.params)
