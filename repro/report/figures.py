@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Picture(NamedTuple):
 
 
 def draw(found: Picture) -> dict[str, bytes]:
-    """Return the figure of a metric by the names of its files, ``NAME.png`` and ``NAME.svg``.
+    """Return the figure of a metric by its formats, ``png`` and ``svg``.
 
     Its panels: every value with the interval of the mean, the curves with a band, the interval against the number of
     seeds, and the spread by source; those that there is nothing to show of are left out, {} where that is all.
@@ -58,7 +59,7 @@ def draw(found: Picture) -> dict[str, bytes]:
         for form in FORMATS:
             data = io.BytesIO()
             figure.savefig(data, format=form, metadata=_METADATA[form])
-            files[f"{file_name(found.name)}.{form}"] = data.getvalue()
+            files[form] = data.getvalue()
     return files
 
 
@@ -79,9 +80,17 @@ def _several(found: Picture) -> dict[str, dict[float, float]]:
     return {seed: dict(curve) for seed, curve in found.curves.items() if len(curve) > 1}
 
 
-def file_name(metric: str) -> str:
-    """Return a metric's name as the stem of a file: ``val/acc`` is ``val-acc``."""
-    return re.sub(r"[^\w.=-]+", "-", metric).strip("-.") or "metric"
+def stems(metrics: Iterable[str]) -> dict[str, str]:
+    """Return the stem of each metric's files: ``val/acc`` is ``val-acc``, and ``val-acc-2`` where that is taken."""
+    found: dict[str, str] = {}
+    for name in metrics:
+        stem = plain = re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "metric"
+        for number in itertools.count(2):
+            if stem not in found.values():
+                break
+            stem = f"{plain}-{number}"
+        found[name] = stem
+    return found
 
 
 def _every(found: Picture, axes: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from repro.report import figures
 from repro.report.figures import Curve, Picture
-from repro.report.figures import draw as draw_one
 from repro.run import metrics
 from repro.store.store import Store
 
@@ -16,6 +16,7 @@ def draw(document: Mapping[str, Any], store: Store, what: str = "seed") -> dict[
     done = [run for run in document["runs"] if run["state"] == "COMPLETED"]
     curves = {run.get("varied", str(run["seed"])): _curves(store, run["run_id"]) for run in done}
     files: dict[str, bytes] = {}
+    stems = figures.stems(document["metrics"])
     for name, item in document["metrics"].items():
         of_metric = {key: found[name] for key, found in curves.items() if name in found}
         sources = {
@@ -23,7 +24,8 @@ def draw(document: Mapping[str, Any], store: Store, what: str = "seed") -> dict[
             for source, found in document.get("sources", {}).items()
             if "sd" in found["metrics"].get(name, {})
         }
-        files |= draw_one(Picture(name, item, of_metric, sources if "varied" in document["runs"][0] else {}, what))
+        picture = Picture(name, item, of_metric, sources if "varied" in document["runs"][0] else {}, what)
+        files |= {f"{stems[name]}.{form}": data for form, data in figures.draw(picture).items()}
     return files
 
 
