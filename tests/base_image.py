@@ -1,6 +1,7 @@
 """A base image with the very Python that runs the tests, made of this machine's files: no registry is in reach."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-NAME = "localhost/repro-tests-base:1"
+#: Of each Python its own: a machine may have more than one that runs the tests.
+NAME = f"localhost/repro-tests-base:{platform.python_version()}"
 _LIBRARY = re.compile(r"=> (/\S+)|^\s*(/\S+ld-linux\S+)", re.MULTILINE)
 
 
