@@ -18,7 +18,7 @@ from repro.capture.variables import OFFLINE
 from repro.errors import ReproError, UsageError
 from repro.record.values import MetricSpec, Record
 from repro.replay import restore
-from repro.run import execute, recover
+from repro.run import execute, predictions, recover
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
@@ -185,7 +185,7 @@ def _files(store: Store, members: Sequence[Member], asked: Asked, splits: Sequen
     first = members[0].record
     found: dict[str, str] = {}
     for number, member in enumerate(members):
-        own = {f"predictions/{split}": f"predictions/{split}.npz" for split in splits if member.predicts(split)}
+        own = {f"predictions/{split}": predictions.place(split) for split in splits if member.predicts(split)}
         own |= {"weights": member.checkpoint() or ""}
         own |= {"average": member.average(asked.method) or ""} if asked.method in WITHIN else {}
         folder = store.run_folder(member.run_id)
@@ -252,7 +252,8 @@ def _failed(result: execute.Result, details: Mapping[str, Any]) -> ReproError:
         return UsageError(str(details["refused"]), hint=details.get("hint"))
     lines = (result.folder / "stderr.log").read_text(errors="replace").strip().splitlines()
     last = lines[-1] if lines else result.outcome.reason or result.outcome.state
-    return ReproError(f"the averaged model could not be made: {last}", hint=f"{result.folder / 'stderr.log'} ")
+    hint = f"repro show {result.record.run_id}; all that it said is in {result.folder / 'stderr.log'}"
+    return ReproError(f"the averaged model could not be made: {last}", hint=hint)
 
 
 def _by_whom(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
