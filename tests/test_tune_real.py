@@ -223,6 +223,9 @@ def test_a_ladder_of_models(project):
     assert found["budget_spent"] == found["budget_retrained"] == 2 * 1 + 4 + 2 * 4
     record = json.loads((project.store / "runs" / found["best"]["run_id"] / "record.json").read_bytes())
     assert record["recipe"]["params"]["model"] == "large"
+    text = (project.root / "study.yaml").read_text()
+    project.write("study.yaml", text.replace("small: 1", "small: 2"))
+    assert "specification.fidelity" in project.repro("tune", "study.yaml", check=2).err
 
 
 def test_changed_code(copy):

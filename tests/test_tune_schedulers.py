@@ -196,6 +196,18 @@ def test_the_budget_is_a_limit(budget, salt):
         assert scheduler.trials.spent <= budget
 
 
+def test_what_is_missing_for_the_controls():
+    """To have all trials at all rungs costs what is left of each where it goes on, else every rung that it has not."""
+    budgets = (Fraction(1), Fraction(2), Fraction(4))
+    found = []
+    for continues in (True, False):
+        scheduler = Brackets(brackets.halvings(4, budgets, Fraction(2)), trials(), Limits(4))
+        scheduler.trials.continues = continues
+        run(scheduler, Pseudo())
+        found.append(scheduler.trials.missing(budgets))
+    assert found == [2 * (4 - 1) + (4 - 2), 2 * (2 + 4) + 4]
+
+
 def test_asha_promotes_the_best_of_its_rungs():
     """An ASHA promotion is among the best floor(n / eta) of its rung at that moment, and each trial goes once."""
     scheduler = machines("asha", 40)

@@ -248,11 +248,26 @@ def test_a_changed_study_is_refused(project):
     assert (again["study_id"], again["run_now"]) == (first["study_id"], 0)
 
 
+def test_an_experiment_after_a_table(project):
+    """A study file that was over a table and now is of an experiment is another study: refused by what changed."""
+    write(project.root)
+    study_of(project.root, HALVING)
+    project.repro("tune", "study.yaml", check=0)
+    project.write("experiment.yaml", "name: x\ncommand: python -c pass {x}\nparams: {x: 1.0}\n")
+    project.write(
+        "study.yaml",
+        "experiment: experiment.yaml\nspace: {x: {choice: [1.0, 2.0]}}\nmethod: grid\nobjective: {loss: min}\n",
+    )
+    assert "was begun with another" in project.repro("tune", "study.yaml", check=2).err
+
+
 def test_finalists_on_fresh_seeds(tmp_path):
     """The best three are evaluated on seeds that the search did not see; a tie within the interval is called one."""
-    from repro.tune import tabled
+    from repro.tune import finalists
 
-    found = tabled.finalists({1: [1.0, 2.0, 3.0], 2: [1.1, 1.9, 3.1], 3: [9.0, 9.1, 9.2], 4: [0.0, np.nan, 0.0]}, False)
+    found = finalists.compared(
+        {1: [1.0, 2.0, 3.0], 2: [1.1, 1.9, 3.1], 3: [9.0, 9.1, 9.2], 4: [0.0, np.nan, 0.0]}, "min"
+    )
     assert [(item["trial"], item["tie"]) for item in found] == [(1, True), (2, True), (3, False), (4, None)]
     data = table.read(write(tmp_path))
     study = study_of(tmp_path, HALVING, "seeds: {per_trial: 1, finalists: 2}")

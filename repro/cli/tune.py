@@ -14,7 +14,8 @@ from repro.cli.tuning import Progress
 from repro.errors import UsageError
 from repro.store.store import Store
 from repro.tune import base as bases
-from repro.tune import method, real, report, simulation, specification, tabled, trainings
+from repro.tune import finalists, method, real, report, simulation, specification, tabled
+from repro.tune.ground import Options
 from repro.tune.options import exact
 from repro.tune.report import number
 from repro.tune.search import plain
@@ -63,10 +64,10 @@ def command(
         for words in said:
             _say(words)
     else:
-        options = real.Options(workers, new, code == "recorded", exact, patterns)
+        options = Options(workers, new, code == "recorded", exact, patterns)
         with Progress() as progress:
             found = real.run(store, project, study, options, progress.watcher(_say))
-        for words in trainings.shown(found):
+        for words in report.runs(found):
             _say(words)
     if not found["run_now"]:
         _say("all of it was there already: nothing was run")
@@ -120,8 +121,8 @@ def _dry_run(study: Study, as_json: bool) -> int:
     }
     lines = [f"{study.path.name}: {study.method.name}", *report.plan(shapes, unit)]
     if study.finalists and study.table is None:
-        more = number(plain(tabled.FINALISTS * study.finalists * whole.axis.high))
-        lines.append(f"  then the best {tabled.FINALISTS} on {study.finalists} fresh seeds: {more} {unit} more at most")
+        more = number(plain(finalists.MOST * study.finalists * whole.axis.high))
+        lines.append(f"  then the best {finalists.MOST} on {study.finalists} fresh seeds: {more} {unit} more at most")
     _print(found, lines, as_json)
     return 0
 

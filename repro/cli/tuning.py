@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from repro.cli import common
-from repro.tune.method import Ladder
 from repro.tune.real import Watcher
 from repro.tune.report import amount, number
 from repro.tune.scheduler import Scheduler
@@ -22,7 +21,6 @@ class Progress:
 
     def __init__(self) -> None:
         self._live: Any = None
-        self._workers = 1
         self._unit = ""
         self._since = time.monotonic()
         self._trained = Amount(0)
@@ -48,8 +46,8 @@ class Progress:
         """Return what a study tells its progress to."""
         return Watcher(self._began, self._told, said)
 
-    def _began(self, _scheduler: Scheduler, ladder: Ladder, workers: int) -> None:
-        self._unit, self._workers = ladder.axis.name, workers
+    def _began(self, unit: str, workers: int) -> None:
+        self._unit = unit
         common.say(f"repro: {common.count(workers, 'worker')}", dim=True)
 
     def _told(self, found: Told, scheduler: Scheduler) -> None:

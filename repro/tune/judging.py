@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import numpy as np
 
 from repro.tune import controls, method
 from repro.tune.brackets import climb, cost, ladder
 from repro.tune.method import Ladder
 from repro.tune.scheduler import Scheduler
-from repro.tune.search import Amount, Mode, plain
+from repro.tune.search import Amount, Mode, Score, plain
 from repro.tune.specification import Study
 
 
@@ -19,11 +21,21 @@ def sign_of(mode: Mode) -> float:
     return 1.0 if mode == "min" else -1.0
 
 
+def losses(mode: Mode, scores: Iterable[Score]) -> controls.Floats:
+    """Return scores as losses: less is better, infinity for what diverged."""
+    sign = sign_of(mode)
+    return np.array([np.inf if score.value is None else sign * score.value for score in scores])
+
+
+def in_full(scheduler: Scheduler, high: Amount) -> list[int]:
+    """Return the trials at the full budget that did not diverge, the best first."""
+    scores = [(at, trial.scores[high]) for at, trial in enumerate(scheduler.trials.all) if high in trial.scores]
+    return scheduler.trials.ranking.order(item for item in scores if item[1].value is not None)
+
+
 def best_of(scheduler: Scheduler, high: Amount) -> int | None:
     """Return the best trial among those at the full budget; None where there is none, or all diverged."""
-    scores = [(at, trial.scores[high]) for at, trial in enumerate(scheduler.trials.all) if high in trial.scores]
-    order = scheduler.trials.ranking.order(scores)
-    return order[0] if order and dict(scores)[order[0]].value is not None else None
+    return next(iter(in_full(scheduler, high)), None)
 
 
 def cheap(scheduler: Scheduler, high: Amount) -> list[Amount]:

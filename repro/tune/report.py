@@ -47,6 +47,14 @@ def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
     yield f"  {trials} trials, {amount(cost)} {unit}{more}"
 
 
+def runs(found: Mapping[str, int]) -> Iterator[str]:
+    """Yield how the runs of a study came about."""
+    if found["read"]:
+        yield f"{found['read']} read, not run; {found['files_checked']} input files checked"
+    if found["continued"]:
+        yield f"{found['continued']} of {found['run_now']} went on from a checkpoint, the others began anew"
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report of a study."""
     unit, objective = found["budget_unit"], found["objective"]

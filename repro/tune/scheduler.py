@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from repro.tune.decisions import Entry, suggested
@@ -86,6 +87,12 @@ class Trials:
     def spent(self) -> Amount:
         """What all jobs cost."""
         return sum((self.spent_on(at) for at, trial in enumerate(self.all) if trial.asked), Amount(0))
+
+    def missing(self, budgets: Sequence[Amount]) -> Amount:
+        """Return what it costs beyond what was asked for to have all trials at all of these budgets, least first."""
+        if self.continues:
+            return sum((budgets[-1] - trial.asked[-1] for trial in self.all), Amount(0))
+        return sum((budget for trial in self.all for budget in budgets if budget not in trial.asked), Amount(0))
 
     @property
     def retrained(self) -> Amount:

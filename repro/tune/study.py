@@ -49,7 +49,7 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
     folder = studies.StudyFolder(store, studies.new_id(found))
     said: list[str] = []
     if not (folder.folder / "specification.json").exists():
-        before = [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == found["path"]]
+        before = of_file(store, found["path"])
         if before and not new:
             said = _refuse_or_say(before[-1], found)
         with folder.held():
@@ -65,6 +65,11 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
                 }
             )
     return folder, said
+
+
+def of_file(store: Store, path: str) -> list[StudyFolder]:
+    """Return the studies of a file, by its path within the project, the first one begun first."""
+    return [one for one in studies.all_of(store) if one.specification()["identity"]["path"] == path]
 
 
 def identity(root: Path, study: Study, ground: Ground) -> dict[str, Any]:
@@ -106,11 +111,15 @@ def _grew(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     before, after = old["specification"]["fidelity"], new["specification"]["fidelity"]
     if list(before) != list(after):
         return False
-    return all(
-        before[name][0] == after[name][0] and Fraction(after[name][-1]) >= Fraction(before[name][-1])
-        for name in before
-        if name != "model"
-    )
+    return all(_is_larger(before[name], after[name]) for name in before)
+
+
+def _is_larger(old: Any, new: Any) -> bool:
+    """Say whether an axis has the same least and a larger whole; a ladder of models: further ones above the others."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        top = max(map(Fraction, old.values()))
+        return old.items() <= new.items() and all(Fraction(new[name]) > top for name in new.keys() - old.keys())
+    return type(old) is type(new) and old[0] == new[0] and Fraction(new[-1]) >= Fraction(old[-1])
 
 
 def keep(folder: StudyFolder, scheduler: Scheduler, limits: Limits) -> int:
@@ -177,7 +186,7 @@ def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Re
         "path": folder.specification()["identity"]["path"],
         "method": study.method.name,
         "objective": {"metric": reader.metric, "mode": reader.mode},
-        "best": None if best is None else _best(best, trials[best], reader),
+        "best": None if best is None else _best(trials[best]),
         "trials": trials,
         "budget_unit": reader.ladder.axis.name,
         "budget_spent": plain(scheduler.trials.spent),
@@ -187,9 +196,8 @@ def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Re
     }
 
 
-def _best(at: int, trial: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
-    named = {} if reader.name(at) is None else {"name": reader.name(at)}
-    return {name: trial[name] for name in ("trial", "params", "metrics", "run_id", "budget")} | named
+def _best(trial: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: trial[name] for name in ("trial", "params", "metrics", "run_id", "budget", "name") if name in trial}
 
 
 def _trial(at: int, trial: Trial, reader: Reader) -> dict[str, Any]:

@@ -5,21 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from repro.errors import ConfigError
-from repro.stats import t_interval
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
-from repro.tune import decisions, method, simulation, specification, study, table
+from repro.tune import decisions, finalists, judging, method, simulation, specification, study, table
 from repro.tune.options import ENDLESS
 from repro.tune.search import Amount, Score
 from repro.tune.simulation import Simulation
 from repro.tune.specification import Study
 from repro.tune.table import Table
-
-#: How many of the best at the full budget are trained again on fresh seeds.
-FINALISTS = 3
 
 
 class Verified(NamedTuple):
@@ -76,37 +70,9 @@ def _finalists(asked: Study, data: Table, found: Simulation) -> list[dict[str, A
     """Return the best few on fresh seeds: mean, interval, and whether they tie with the best of them."""
     if not asked.finalists:
         return None
-    high = data.high
-    trials = found.scheduler.trials
-    scores = [(at, trial.scores[high]) for at, trial in enumerate(trials.all) if high in trial.scores]
-    order = trials.ranking.order(item for item in scores if item[1].value is not None)[:FINALISTS]
+    order = judging.in_full(found.scheduler, data.high)[: finalists.MOST]
     values = {at: simulation.fresh(asked, data, simulation.row_of(found.scheduler, at)) for at in order}
-    return finalists(values, data.mode == "max")
-
-
-def finalists(values: dict[int, list[float]], larger: bool) -> list[dict[str, Any]]:
-    """Return the finalists, the best mean on fresh seeds first.
-
-    One ties with the first where the t interval of their difference, paired by seed, holds 0. A finalist that
-    diverged on a seed has no mean and comes last.
-    """
-    sign = -1.0 if larger else 1.0
-    whole = {at: bool(np.isfinite(found).all()) for at, found in values.items()}
-    order = sorted(values, key=lambda at: (not whole[at], sign * float(np.mean(values[at])) if whole[at] else 0.0, at))
-    return [_finalist(at, values[at], values[order[0]], whole[at], first=at == order[0]) for at in order]
-
-
-def _finalist(at: int, values: list[float], best: list[float], whole: bool, *, first: bool) -> dict[str, Any]:
-    several = whole and len(values) > 1
-    difference = np.asarray(values) - np.asarray(best)
-    low, high = t_interval(difference) if several and not first and np.isfinite(best).all() else (0.0, 0.0)
-    return {
-        "trial": at,
-        "values": values,
-        "mean": float(np.mean(values)) if whole else None,
-        "interval": list(t_interval(values)) if several else None,
-        "tie": None if not several else first or low <= 0.0 <= high,
-    }
+    return finalists.compared(values, data.mode)
 
 
 def restored(folder: StudyFolder) -> Study:

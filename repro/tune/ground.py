@@ -1,0 +1,146 @@
+"""What a study of an experiment stands on: its code above all, kept where no run opened what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from repro.errors import UsageError
+from repro.record.values import Recipe, recipe_digest
+from repro.store.store import Store
+from repro.store.studies import StudyFolder
+from repro.trials.slot import Template
+from repro.tune import known, study
+from repro.tune.base import Base
+from repro.tune.specification import Study
+
+_SHOWN = 6
+
+
+class Options(NamedTuple):
+    """How a study is run, where that has no bearing on its decisions."""
+
+    workers: int | None = None
+    new: bool = False
+    recorded: bool = False
+    exact: bool = False
+    patterns: Sequence[str] = ()
+
+
+def _ground(base: Base, recipe: Recipe) -> study.Ground:
+    """Return what a study of an experiment stands on: its own parameters, the code, and all else of the recipe."""
+    bare = msgspec.structs.replace(
+        recipe,
+        code="",
+        sources={},
+        params={},
+        command=None,
+        budget={},
+        horizon={},
+        seeds=msgspec.structs.replace(recipe.seeds, master=""),
+    )
+    experiment = {
+        "params": dict(base.params),
+        "entry": base.request.entry,
+        "command": base.command,
+        "seed": str(base.request.seed),
+        "environment": recipe_digest(bare),
+    }
+    digests = {"experiment": experiment, "code": known.code_of(recipe)}
+    return study.Ground(digests, {"recipe": msgspec.to_builtins(recipe), "root": str(base.request.root)})
+
+
+def begin(
+    store: Store,
+    root: Path,
+    asked: Study,
+    base: Base,
+    template: Template,
+    options: Options,
+    said: Callable[[str], None],
+) -> tuple[StudyFolder, Template]:
+    """Return the study to go on with, and the template under the code that it has.
+
+    The code of the study before, of the same file, is kept where no run of it opened what has changed since.
+
+    Raises:
+        UsageError: where a study of this file was begun otherwise, unless a new one is asked for.
+    """
+
+    def identity(recipe: Recipe) -> dict[str, Any]:
+        return study.identity(root, asked, _ground(base, recipe))
+
+    recipe = template.record.recipe
+    earlier = [one for one in study.of_file(store, identity(recipe)["path"]) if "code" in _identity(one)]
+    same = [one for one in earlier if _identity(one) == identity(known.with_code(recipe, _identity(one)["code"]))]
+    must = bool(same) and not options.new
+    if earlier:
+        before = same[-1] if must else earlier[-1]
+        template = _keep_code(store, before, template, options, said, must=must)
+    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe), new=options.new)
+    for word in words:
+        said(word)
+    return folder, template
+
+
+def _identity(one: StudyFolder) -> dict[str, Any]:
+    found: dict[str, Any] = one.specification()["identity"]
+    return found
+
+
+def _keep_code(
+    store: Store,
+    before: StudyFolder,
+    template: Template,
+    options: Options,
+    said: Callable[[str], None],
+    *,
+    must: bool,
+) -> Template:
+    """Return the template under the code of an earlier study where that may be; refuse other code where it must be.
+
+    Raises:
+        UsageError: where the study is to go on, and a run of it opened what has changed.
+    """
+    recipe, code = template.record.recipe, _identity(before)["code"]
+    now, then = known.code_of(recipe), known.with_code(recipe, code)
+    if code == now:
+        return template
+    kept = template._replace(record=msgspec.structs.replace(template.record, recipe=then))
+    names = [name for name in {*code, *now} if code.get(name) != now.get(name) and name != known.PROJECT]
+    changed = [item.path for item in store.code.changes(then.code, recipe.code)]
+    shown = ", ".join([*sorted(changed)[:_SHOWN], *sorted(names)])
+    if must and options.recorded:
+        said(f"going on with the code that study {before.study_id} was begun with, not as it is now ({shown})")
+        return kept
+    seen = set() if options.exact or names else _opened(store, before.study_id)
+    touched = sorted(set(changed) & seen)
+    if seen and not touched:
+        said(f"the code counts as the same: no run of study {before.study_id} opened what has changed ({shown})")
+        return kept
+    if must:
+        raise UsageError(
+            f"the code has changed since study {before.study_id} began: {', '.join(touched[:_SHOWN]) or shown}",
+            hint="--code recorded goes on with the code as it was; --new begins a study that reads what still holds",
+        )
+    return template
+
+
+def _opened(store: Store, study_id: str) -> set[str]:
+    """Return the files of the project that the runs of a study opened, relative to its root."""
+    mine = (run_id for run_id in store.run_ids() if _is_of(store, run_id, study_id))
+    return set().union(*(known.opened(store, run_id) for run_id in mine))
+
+
+def _is_of(store: Store, run_id: str, study_id: str) -> bool:
+    launch = store.record(run_id).circumstances["launch"]
+    return launch.get("study") == study_id and store.outcome(run_id) is not None
+
+
+def earlier_codes(store: Store, folder: StudyFolder) -> list[Mapping[str, str]]:
+    """Return the codes of the other studies of this file: what their runs found may still hold."""
+    others = [one for one in study.of_file(store, _identity(folder)["path"]) if one.study_id != folder.study_id]
+    return [identity["code"] for identity in map(_identity, others) if "code" in identity]

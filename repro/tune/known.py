@@ -1,0 +1,135 @@
+"""The runs that a store has already: which are results of a recipe, and which checkpoints are on the way to it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from repro.capture.data import StatCache
+from repro.errors import UsageError
+from repro.record.values import Outcome, Recipe, recipe_digest
+from repro.run import observed, resume
+from repro.store import index
+from repro.store.store import Store
+from repro.trials import there
+from repro.tune import results
+
+#: What a study's identity calls the project's own code.
+PROJECT = "project"
+
+
+def code_of(recipe: Recipe) -> dict[str, str]:
+    """Return the code of a recipe as a study's identity has it: the trees of the project and of other sources."""
+    return {PROJECT: recipe.code, **recipe.sources}
+
+
+def with_code(recipe: Recipe, code: Mapping[str, str]) -> Recipe:
+    """Return a recipe under other code, as a study's identity has it."""
+    sources = {name: tree for name, tree in code.items() if name != PROJECT}
+    return msgspec.structs.replace(recipe, code=code[PROJECT], sources=sources)
+
+
+def opened(store: Store, run_id: str) -> set[str]:
+    """Return the files that a run opened in its own folder, relative to the project's root."""
+    place = store.record(run_id).circumstances["project"]["place"] + os.sep
+    seen = observed.read(store.run_folder(run_id))
+    return {path.removeprefix(place) for path in seen.reads if path.startswith(place)}
+
+
+class Known:
+    """The runs that a store has, by recipe: what is a result, and what can be gone on from.
+
+    ``others`` are the codes of earlier studies: a run of theirs counts where it opened nothing that has changed since.
+    """
+
+    def __init__(self, store: Store, root: Path, others: Sequence[Mapping[str, str]] = ()) -> None:
+        self._store = store
+        self._root = root
+        self._others = others
+        self._results = there.by_recipe(store, ("COMPLETED", "FAILED"))
+        self._cache = StatCache(store.cache / "files.json")
+        self._starts: dict[str, list[str]] | None = None
+
+    def result(self, recipe: Recipe, *, checked: bool = True) -> Outcome | None:
+        """Return the outcome of the first run of this recipe that is a result and whose inputs are as they were.
+
+        Without ``checked`` nobody asks what the inputs are now.
+        """
+        same = self._results.get(recipe_digest(recipe), [])
+        for run_id in itertools.chain(same, self._of_other_code(recipe)):
+            outcome = self._store.outcome(run_id)
+            if outcome is None or not results.is_result(self._store, outcome):
+                continue
+            if not checked or there.is_as_read(self._store, self._root, outcome, self._cache):
+                return outcome
+        return None
+
+    def _of_other_code(self, recipe: Recipe) -> Iterator[str]:
+        for code in self._others:
+            other = with_code(recipe, code)
+            runs = self._results.get(recipe_digest(other), [])
+            if runs and other.code != recipe.code and other.sources == recipe.sources:
+                changed = {item.path for item in self._store.code.changes(other.code, recipe.code)}
+                yield from (run for run in runs if not changed & opened(self._store, run))
+
+    def add(self, recipe: Recipe, run_id: str) -> None:
+        """Take note of a run that was made now."""
+        self._results.setdefault(recipe_digest(recipe), []).append(run_id)
+        if self._starts is not None:
+            self._starts.setdefault(_course(recipe), []).append(run_id)
+
+    def start(self, recipe: Recipe) -> tuple[resume.Start | None, str]:
+        """Return the furthest checkpoint on the way to a recipe's budget; or why there is none."""
+        found, reason = [], ""
+        for run_id in self._candidates().get(_course(recipe), []):
+            try:
+                start = self._of(run_id, recipe)
+            except UsageError as error:
+                reason = str(error)
+                continue
+            if start is not None:
+                found.append((epochs(start), run_id, start))
+        return (max(found, key=lambda item: item[:2])[-1], "") if found else (None, reason)
+
+    def _of(self, run_id: str, recipe: Recipe) -> resume.Start | None:
+        record, (state, outcome) = self._store.record(run_id), self._store.state(run_id)
+        if outcome is None:
+            return None
+        budget = recipe.budget.get("epochs", 0)
+        if record.recipe.horizon != recipe.horizon and resume.read_horizon(self._store, record):
+            return None
+        if state == "COMPLETED":
+            return resume.after(self._store, run_id, min(budget, record.recipe.budget.get("epochs", 0)))
+        if state in ("LOST", "CANCELLED"):
+            start = resume.find(self._store, run_id)
+            return start if epochs(start) <= budget else None
+        return None
+
+    def _candidates(self) -> dict[str, list[str]]:
+        """Return all runs that have epochs by what they have in common with those of another budget or horizon."""
+        if self._starts is None:
+            self._starts = {}
+            for row in index.rows(self._store):
+                if row["replay_of"] is None and row["state"] in ("COMPLETED", "LOST", "CANCELLED"):
+                    recipe = self._store.record(row["run_id"]).recipe
+                    self._starts.setdefault(_course(recipe), []).append(row["run_id"])
+        return self._starts
+
+    def close(self) -> None:
+        """Keep what was digested."""
+        self._cache.save()
+
+
+def _course(recipe: Recipe) -> str:
+    """Return the digest of a recipe less what only says how far it goes."""
+    params = {name: value for name, value in recipe.params.items() if name != "epochs"}
+    return recipe_digest(msgspec.structs.replace(recipe, params=params, budget={}, horizon={}))
+
+
+def epochs(start: resume.Start) -> int:
+    """Return how many epochs a checkpoint has behind it."""
+    return int(next(iter(start.points.values()))["epoch"] or 0) + 1
