@@ -217,6 +217,21 @@ def test_sealed_files_of_a_study(project):
     assert "specification.json was changed after it was sealed" in project.repro("verify", check=3).out
 
 
+def test_a_crash_between_sealing_and_the_journal(project):
+    """A file of a study that a crash left out of the journal is entered when the study goes on."""
+    write(project.root)
+    study_of(project.root, HALVING)
+    project.repro("tune", "study.yaml", check=0)
+    journal = next(project.store.glob("journal*.jsonl"))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert b"ends/0000.json" in lines[-1]
+    assert b"specification.json" in lines[-2]
+    journal.write_bytes(b"".join(lines[:-2]))
+    assert "is in no line of the journal" in project.repro("verify", check=3).out
+    project.repro("tune", "study.yaml", check=0)
+    assert "specification.json" in project.repro("verify", check=0).out
+
+
 def test_a_raised_limit_extends_the_study(project):
     """--trials is no part of what is sealed: raising it goes on with the same study, and the log only grows."""
     write(project.root)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -213,12 +213,15 @@ class Store:
         """Seal a file of the store that belongs to no run; return its digest."""
         return self._seal(path, kind, "", data)
 
-    def enter(self, path: Path, kind: str) -> None:
-        """Enter in the journal a file of no run that a crash kept out of it."""
-        place = path.relative_to(self.folder).as_posix()
+    def enter(self, kinds: Mapping[Path, str], run_id: str = "") -> None:
+        """Enter in the journal what a crash kept out of it: those of these sealed files that it has no line of."""
         with locks.exclusive(self._journal_lock):
-            entry = {"kind": kind, "run": "", "path": place, "digest": digest.of_file(path), "time": clock.now()}
-            journal.append(self.journal, entry | {"recovered": True})
+            known = {_entry(line).get("path") for _, line in journal.read(self.journal)}
+            for path, kind in kinds.items():
+                place = path.relative_to(self.folder).as_posix()
+                if place not in known and path.exists():
+                    entry = {"kind": kind, "run": run_id, "path": place, "digest": digest.of_file(path)}
+                    journal.append(self.journal, entry | {"time": clock.now(), "recovered": True})
 
     def _seal(self, path: Path, kind: str, run_id: str, data: bytes) -> str:
         found = digest.of_bytes(data)
@@ -239,14 +242,9 @@ class Store:
         A run whose record was never sealed never ran any user code: it is taken away.
         """
         folder = self.run_folder(run_id)
-        with locks.exclusive(self._journal_lock):
-            known = {_entry(line).get("path") for _, line in journal.read(self.journal)}
-            for path in (folder / "record.json", folder / "outcome.json", *sorted(folder.glob("attachments/*.json"))):
-                place = path.relative_to(self.folder).as_posix()
-                if path.exists() and place not in known:
-                    kind = path.stem if path.parent == folder else "attachment"
-                    entry = {"kind": kind, "run": run_id, "path": place, "digest": digest.of_file(path)}
-                    journal.append(self.journal, entry | {"time": clock.now(), "recovered": True})
+        sealed = {folder / f"{kind}.json": kind for kind in ("record", "outcome")}
+        attachments = sorted(folder.glob("attachments/*.json"))
+        self.enter(sealed | dict.fromkeys(attachments, "attachment"), run_id)
         for path in (*folder.glob(f".*{files.TEMPORARY}"), *folder.glob(f"attachments/.*{files.TEMPORARY}")):
             path.unlink(missing_ok=True)
         if not (folder / "record.json").exists():

@@ -7,7 +7,6 @@ study reaches its limits with more decisions than before, ``ends/NNNN.json`` is 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ class StudyFolder:
         self.study_id = study_id
         self.folder = store.folder / "studies" / study_id
         self._store = store
+        self._sealed = self.folder / "specification.json"
         self._log = self.folder / "decisions.jsonl"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the study: no other process goes on with it meanwhile.
+        """Hold the study: no other process goes on with it meanwhile. What a crash left half sealed is entered.
 
         Raises:
             UsageError: when another process has it.
@@ -42,27 +42,31 @@ class StudyFolder:
         if locks.is_held(lock):
             raise UsageError(f"study {self.study_id} is being run by another process", hint="wait for it, or end it")
         with locks.exclusive(lock):
+            self._store.enter({self._sealed: "study", **dict.fromkeys(self._ends(), "study-end")})
             yield
 
     def begin(self, specification: dict[str, Any]) -> None:
         """Seal the specification, unless it is there."""
-        self._seal(self.folder / "specification.json", "study", specification)
+        if not self._sealed.exists():
+            self._store.seal_file(self._sealed, "study", _line(specification))
 
     def specification(self) -> dict[str, Any]:
         """Return the sealed specification."""
-        return self._read(self.folder / "specification.json")
+        return self._read(self._sealed)
 
     def ends(self) -> list[dict[str, Any]]:
         """Return what the study had come to each time that it reached its limits, oldest first."""
-        return [self._read(path) for path in sorted((self.folder / "ends").glob("*.json"))]
+        return [self._read(path) for path in self._ends()]
+
+    def _ends(self) -> list[Path]:
+        return sorted((self.folder / "ends").glob("*.json"))
 
     def end(self, value: dict[str, Any]) -> None:
         """Seal what the study has come to."""
         folder = self.folder / "ends"
         with files.disk_errors("make", folder):
             folder.mkdir(exist_ok=True)
-        number = len(list(folder.glob("*.json")))
-        self._seal(folder / f"{number:04}.json", "study-end", value)
+        self._store.seal_file(folder / f"{len(self._ends()):04}.json", "study-end", _line(value))
 
     def decisions(self) -> list[bytes]:
         """Return the lines of the decision log; a last one that was torn by a crash does not count."""
@@ -78,19 +82,8 @@ class StudyFolder:
         if not lines:
             return
         with files.disk_errors("append to", self._log), self._log.open("ab") as handle:
-            handle.truncate(sum(map(len, self.decisions())))
+            handle.truncate(journal.end(self._log))
             handle.write(b"".join(lines))
-
-    def _seal(self, path: Path, kind: str, value: dict[str, Any]) -> None:
-        data = canonical.dumps(value) + b"\n"
-        if not path.exists():
-            self._store.seal_file(path, kind, data)
-        elif not self._known(path):  # a crash came between the two
-            self._store.enter(path, kind)
-
-    def _known(self, path: Path) -> bool:
-        place = path.relative_to(self._store.folder).as_posix()
-        return any(json.loads(line).get("path") == place for _, line in journal.read(self._store.journal))
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -98,6 +91,10 @@ class StudyFolder:
         except ValueError as error:
             raise StoreDamagedError(f"{path} cannot be read: {error}", hint="repro verify") from error
         return found
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return canonical.dumps(value) + b"\n"
 
 
 def all_of(store: Store) -> list[StudyFolder]:
