@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import click
 
 from repro.base import canonical
@@ -73,19 +70,16 @@ def trials(study: str, as_json: bool) -> int:
 def decisions_command(study: str, as_json: bool) -> int:
     """Print the decision log: what was suggested, promoted, stopped, and why."""
     _, folder = _find(study)
-    entries = [canonical.loads(line) for line in folder.decisions()]
+    log = folder.decisions()
+    entries = [canonical.loads(line) for line in log]
     if as_json:
-        found = {"study_id": folder.study_id, "decisions_digest": decisions.digest_of(folder.decisions())}
+        found = {"study_id": folder.study_id, "decisions_digest": decisions.digest_of(log)}
         common.emit(found | {"decisions": entries})
         return 0
-    for line in _lines(entries):
-        click.echo(line)
-    return 0
-
-
-def _lines(entries: list[dict[str, Any]]) -> Iterator[str]:
     for entry in entries:
-        yield from decisions.in_words(entry)
+        for line in decisions.in_words(entry):
+            click.echo(line)
+    return 0
 
 
 @command.command("best")
@@ -93,13 +87,11 @@ def _lines(entries: list[dict[str, Any]]) -> Iterator[str]:
 @common.json_option
 def best(study: str, as_json: bool) -> int:
     """Print the best configuration, chosen among the trials at the full budget."""
-    found = kept.document_of(*_find(study))
-    if found["best"] is None:
-        raise UsageError(f"study {found['study_id']} has no best: no trial came to the full budget without diverging")
+    found = kept.best_of(*_find(study))
     if as_json:
-        common.emit(found["best"])
+        common.emit(found)
         return 0
-    for name, value in found["best"]["params"].items():
+    for name, value in found["params"].items():
         click.echo(f"{name}: {value}")
     return 0
 

@@ -18,7 +18,7 @@ from repro.store.studies import StudyFolder
 from repro.trials import pool
 from repro.trials.slot import Template
 from repro.tune import base as bases
-from repro.tune import controls, decisions, finalists, ground, judging, method, results, study, tabled
+from repro.tune import controls, decisions, finalists, ground, judging, method, results, study
 from repro.tune.base import Base
 from repro.tune.drive import drive
 from repro.tune.ground import Options
@@ -29,7 +29,7 @@ from repro.tune.report import number
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, Job, Mode, Score, plain
 from repro.tune.specification import Study
-from repro.tune.tabled import Verified
+from repro.tune.study import Verified
 from repro.tune.trainings import Recorded, Told, Trainings
 
 
@@ -198,7 +198,7 @@ class _Derived(NamedTuple):
 
 def _derive(store: Store, folder: StudyFolder) -> _Derived:
     """Derive a kept study again from the records; nothing is captured, and nothing is run."""
-    asked, sealed = tabled.restored(folder), folder.specification()
+    asked, sealed = study.restored(folder), folder.specification()
     assert asked.objective is not None  # noqa: S101  (the file was checked for it)
     metric, mode = asked.objective
     recipe = msgspec.convert(sealed["places"]["recipe"], Recipe)
@@ -224,8 +224,8 @@ def verify(store: Store, folder: StudyFolder) -> Verified:
         faults = [] if at is None else [f"decision {at} in the log is not the one that follows from the trials"]
         return Verified(len(lines), decisions.digest_of(lines), faults)
     if not study.is_over(folder):  # it goes on beyond its last end
-        return tabled.compared(folder, lines[: len(folder.decisions())])
-    verified = tabled.compared(folder, lines)
+        return study.compared(folder, lines[: len(folder.decisions())])
+    verified = study.compared(folder, lines)
     missing = [f"trial {job.trial} has no record at {job.budget}" for job in found.engine.missing]
     return verified._replace(faults=[*missing, *verified.faults])
 

@@ -12,8 +12,9 @@ from repro.errors import UsageError
 from repro.store import studies
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
-from repro.tune import decisions, judging
+from repro.tune import decisions, judging, specification
 from repro.tune.method import Ladder
+from repro.tune.options import ENDLESS
 from repro.tune.scheduler import Limits, Scheduler, Trial
 from repro.tune.search import Amount, Mode, plain
 from repro.tune.specification import Study
@@ -26,6 +27,14 @@ class Ground(NamedTuple):
 
     digests: dict[str, Any]
     places: dict[str, Any]
+
+
+class Verified(NamedTuple):
+    """What a verification found: how many decisions were derived again, their digest, and what is wrong."""
+
+    decisions: int
+    digest: str
+    faults: list[str]
 
 
 class Reader(NamedTuple):
@@ -174,6 +183,37 @@ def limits_of(end: Mapping[str, Any]) -> Limits:
     """Return the limits that a sealed end was reached under."""
     budget = end["limits"]["budget"]
     return Limits(end["limits"]["trials"], None if budget is None else Fraction(budget))
+
+
+def restored(folder: StudyFolder) -> Study:
+    """Return the study as it was sealed, under the limits of its last end, or as far as its log goes beyond that."""
+    sealed = folder.specification()
+    found = specification.parse(sealed["text"], Path(sealed["file"]))
+    ends = folder.ends()
+    if is_over(folder):
+        last = limits_of(max(ends, key=lambda end: int(end["decisions"])))
+        return found._replace(trials=last.trials, budget=last.budget)
+    is_limited = found.trials is not None or found.budget is not None
+    if not ends and (is_limited or found.method.name not in ENDLESS):
+        return found
+    begun = sum(b'"kind":"suggested"' in line for line in folder.decisions())  # under limits that nobody knows any more
+    return found._replace(trials=max(1, begun), budget=None)
+
+
+def compared(folder: StudyFolder, lines: list[bytes]) -> Verified:
+    """Compare the decisions that follow from the trials with the log and the sealed digests."""
+    there, faults = folder.decisions(), []
+    at = decisions.first_difference(there, lines)
+    if at is not None and at >= len(there):
+        faults.append(f"the log ends after {len(there)} decisions; {len(lines)} follow from the trials")
+    elif at is not None and at >= len(lines):
+        faults.append(f"the log has {len(there)} decisions; {len(lines)} follow from the trials")
+    elif at is not None:
+        faults.append(f"decision {at} in the log is not the one that follows from the trials")
+    for number, end in enumerate(folder.ends()):
+        if decisions.digest_of(lines[: int(end["decisions"])]) != end["decisions_digest"]:
+            faults.append(f"ends/{number:04}.json was sealed with other decisions")
+    return Verified(len(lines), decisions.digest_of(lines), faults)
 
 
 def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Reader) -> dict[str, Any]:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from repro.errors import ConfigError
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
-from repro.tune import decisions, finalists, judging, method, simulation, specification, study, table
-from repro.tune.options import ENDLESS
+from repro.tune import decisions, finalists, judging, method, simulation, study, table
 from repro.tune.search import Amount, Score
 from repro.tune.simulation import Simulation
 from repro.tune.specification import Study
 from repro.tune.table import Table
-
-
-class Verified(NamedTuple):
-    """What a verification found: how many decisions were derived again, their digest, and what is wrong."""
-
-    decisions: int
-    digest: str
-    faults: list[str]
 
 
 def read_table(found: Study) -> Table:
@@ -75,21 +66,6 @@ def _finalists(asked: Study, data: Table, found: Simulation) -> list[dict[str, A
     return finalists.compared(values, data.mode)
 
 
-def restored(folder: StudyFolder) -> Study:
-    """Return the study as it was sealed, under the limits of its last end, or as far as its log goes beyond that."""
-    sealed = folder.specification()
-    found = specification.parse(sealed["text"], Path(sealed["file"]))
-    ends = folder.ends()
-    if study.is_over(folder):
-        last = study.limits_of(max(ends, key=lambda end: int(end["decisions"])))
-        return found._replace(trials=last.trials, budget=last.budget)
-    is_limited = found.trials is not None or found.budget is not None
-    if not ends and (is_limited or found.method.name not in ENDLESS):
-        return found
-    begun = sum(b'"kind":"suggested"' in line for line in folder.decisions())  # under limits that nobody knows any more
-    return found._replace(trials=max(1, begun), budget=None)
-
-
 def again(folder: StudyFolder) -> tuple[Study, Table, Simulation]:
     """Derive a kept study again, from its table.
 
@@ -97,33 +73,17 @@ def again(folder: StudyFolder) -> tuple[Study, Table, Simulation]:
         ConfigError: when the table is gone, or is another one.
     """
     sealed = folder.specification()
-    found, place = restored(folder), Path(sealed["places"]["table"])
+    found, place = study.restored(folder), Path(sealed["places"]["table"])
     data = table.read(place)
     if data.digest != sealed["identity"]["table"]:
         raise ConfigError(f"{place} is not the table that study {folder.study_id} had", hint="put that table back")
     return found, data, simulation.simulate(found, data)
 
 
-def verify(folder: StudyFolder) -> Verified:
+def verify(folder: StudyFolder) -> study.Verified:
     """Derive every decision again from the table, and compare with the log and the sealed digest."""
     _, _, found = again(folder)
-    return compared(folder, [decisions.line(entry) for entry in found.scheduler.entries])
-
-
-def compared(folder: StudyFolder, lines: list[bytes]) -> Verified:
-    """Compare the decisions that follow from the trials with the log and the sealed digests."""
-    there, faults = folder.decisions(), []
-    at = decisions.first_difference(there, lines)
-    if at is not None and at >= len(there):
-        faults.append(f"the log ends after {len(there)} decisions; {len(lines)} follow from the trials")
-    elif at is not None and at >= len(lines):
-        faults.append(f"the log has {len(there)} decisions; {len(lines)} follow from the trials")
-    elif at is not None:
-        faults.append(f"decision {at} in the log is not the one that follows from the trials")
-    for number, end in enumerate(folder.ends()):
-        if decisions.digest_of(lines[: int(end["decisions"])]) != end["decisions_digest"]:
-            faults.append(f"ends/{number:04}.json was sealed with other decisions")
-    return Verified(len(lines), decisions.digest_of(lines), faults)
+    return study.compared(folder, [decisions.line(entry) for entry in found.scheduler.entries])
 
 
 def document_of(folder: StudyFolder) -> dict[str, Any]:
