@@ -347,3 +347,22 @@ def test_a_distance_in_ulp_is_a_number_of_steps(value: float, steps: int) -> Non
     expected = 0 if other == np.float32(value) else steps % 5
     if np.isfinite(other):
         assert ulp.distance(np.float32(value).tobytes(), other.tobytes(), 32)[0] == expected
+
+
+def test_draws_that_are_equal_by_luck_do_not_hide_where_two_runs_parted() -> None:
+    """What was drawn once more is named though a later draw of few values is the same; an equal seed begins anew."""
+
+    def event(kind: str, line: int, value: int, time: int) -> dict[str, object]:
+        return {"k": kind, "n": f"call{line}", "at": ["train.py", line], "v": value, "t": time, "direct": True}
+
+    begin = event("seed", 1, 0, 0)
+    one = [begin, event("draw", 6, 9, 1), event("draw", 7, 3, 2), event("draw", 7, 1, 3), event("draw", 7, 2, 4)]
+    other = [begin, event("draw", 7, 4, 1), event("draw", 7, 3, 2), event("draw", 7, 0, 3)]
+    found = traces.Stream("rank 0", "python", one, other).fork(10)
+    assert found is not None
+    assert found[1].event["at"] == ["train.py", 6]
+    assert found[1].more is one[1]
+    again = event("seed", 8, 0, 5), event("draw", 9, 5, 6)
+    late = traces.Stream("rank 0", "python", [*one[:4], *again], [*other, again[0], event("draw", 9, 6, 6)]).fork(7)
+    assert late is not None
+    assert late[1].event["at"] == ["train.py", 9]

@@ -268,7 +268,7 @@ repro.current().log(x=one.x + 10 * two.x + 100 * pack.three.x, y=len(open(table)
 
 def test_generated_and_compiled_modules_that_are_ignored(home: Home, pair: Pair) -> None:
     """A ``_version.py`` or an extension module that git ignores, in project and sibling, is linked and checked."""
-    extension = next(Path(path) for path in sys.path if path.endswith("lib-dynload")).glob("_bisect.*.so")
+    extension = next(Path(path) for path in sys.path if path.endswith("lib-dynload")).glob("_queue.*.so")
     library = next(extension)
     for project, name in zip(pair, ("own_setuptools_flat", "side_setuptools_flat"), strict=True):
         project.write(".gitignore", "_version.py\n*.so\n")
@@ -276,8 +276,8 @@ def test_generated_and_compiled_modules_that_are_ignored(home: Home, pair: Pair)
         shutil.copy(library, project.root / name)
     script = """\
 import own_setuptools_flat._version as a, side_setuptools_flat._version as b, repro
-import own_setuptools_flat._bisect as c, side_setuptools_flat._bisect as d
-repro.current().log(x=a.version + b.version, y=c.bisect_right([1, 2], 1), z=d.bisect_right([1, 2], 1))
+import own_setuptools_flat._queue as c, side_setuptools_flat._queue as d
+repro.current().log(x=a.version + b.version, y=c.SimpleQueue().qsize(), z=d.SimpleQueue().qsize())
 """
     pair.own.write("train.py", script)
     call(home, pair.own, "run", "--json", "--", "python", "train.py", check=0)

@@ -51,14 +51,19 @@ class Stream(NamedTuple):
     other: list[Event]
 
     def fork(self, before: float) -> tuple[float, Fork] | None:
-        """Return where the stretch begins that differs last before a moment, and when it was last seen to differ."""
+        """Return where the stretch begins that differs last before a moment, and when it was last seen to differ.
+
+        Draws that are equal do not end it: of few possible values two are often the same by luck. An equal seed does.
+        """
         length = max(len(self.one), len(self.other))
         late = [index for index in range(length) if self._differs(index) and self._when(index) < before]
         if not late:
             return None
-        first = late[-1]
-        while first - 1 in late:
-            first -= 1
+        known = set(late)
+        first = index = late[-1]
+        while index > 0 and (index - 1 in known or self._is_draw(index - 1)):
+            index -= 1
+            first = index if index in known else first
         one, other = self._at(self.one, first), self._at(self.other, first)
         return self._when(late[-1]), Fork(one, other, _more(self.one[first:], self.other[first:]))
 
@@ -76,6 +81,9 @@ class Stream(NamedTuple):
         if one is None or other is None:
             return _is_first(self.process)  # other processes are ended in the middle of things
         return call(one) != call(other) or one["v"] != other["v"]
+
+    def _is_draw(self, index: int) -> bool:
+        return all((self._at(events, index) or {}).get("k") == "draw" for events in (self.one, self.other))
 
     def _when(self, index: int) -> float:
         event = self._at(self.one, index) or self.other[index]
