@@ -137,7 +137,7 @@ import os
 import random
 
 values = list(range(8))
-for _ in range(int.from_bytes(os.urandom(2), "big") % 997):
+for _ in range(int.from_bytes(os.urandom(2), "big") % 9973):
     random.random()  # HERE
 random.shuffle(values)
 x = values
@@ -177,7 +177,7 @@ import os
 import torch
 
 x = torch.ones(8)
-for _ in range(1 + int.from_bytes(os.urandom(2), "big") % 997):
+for _ in range(1 + int.from_bytes(os.urandom(2), "big") % 1999):
     x = x + 0.01  # HERE
 """
 

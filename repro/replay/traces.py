@@ -17,7 +17,7 @@ _OPERATORS = b'{"s":"ops"'
 #: An operator is compared by name, line, values, digests of inputs, state of its generator, shapes, digests of results.
 _COMPARED = ("n", "at", "p", "i", "g", "shapes", "o")
 #: So many further events are looked at to see which of two runs does something more.
-_AHEAD = 1000
+_AHEAD = 20_000
 #: These are no generators: each line that asks for them is a source of its own.
 _BY_LINE = ("listing", "entropy", "context")
 
