@@ -27,14 +27,14 @@ class Noisy(Dataset):
         value = float(np.random.random()) + float(torch.rand(1))
         if os.environ.get("FAULT") == "value" and index == 21:
             value += 1
-        return torch.full((3,), value), torch.tensor([float(index)])
+        return torch.full((3,), value), torch.tensor([float(index)]), f"item {index}"
 
 
 if __name__ == "__main__":
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for epoch in range(2):
-        for x, y in DataLoader(Noisy(), batch_size=5, num_workers=2, multiprocessing_context=METHOD):
+        for x, y, _ in DataLoader(Noisy(), batch_size=5, num_workers=2, multiprocessing_context=METHOD):
             optimizer.zero_grad()
             ((model(x) - y) ** 2).mean().backward()
             optimizer.step()

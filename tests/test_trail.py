@@ -77,6 +77,19 @@ def keywords():
     model = Net()
     train(model, sgd(model), lambda x: model(**{"inputs": {"ids": x}, "labels": torch.zeros(5, 1)}), ulp)
 
+def scalars():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = small()
+        def forward(self, x, scale, *, mode):
+            return self.body(x) * scale * len(mode)
+    model = Net()
+    scale = [0.5]
+    def other(x):
+        scale[0] = 0.25
+    train(model, sgd(model), lambda x: model(x, scale[0], mode="ünï"), other)
+
 def accumulation():
     model = small()
     optimizer = sgd(model)
@@ -372,7 +385,7 @@ def draw(extra):
         train(model, sgd(model), before=extra)
     return section
 
-sections = [nothing, keywords, accumulation, adversaries, several_networks, lbfgs, state_in_lists, sparse,
+sections = [nothing, keywords, scalars, accumulation, adversaries, several_networks, lbfgs, state_in_lists, sparse,
             kinds_of_numbers, added_later, exchanged, no_gradient, tied, batch_norm, buffer_made_anew, channels_last,
             parameter_changed_by_hand, error_in_forward, wrapped_optimizer, averaged, rate_in_a_tensor,
             setting_in_a_list, eval_mode, objects_as_batch, array_as_batch, scaled, half_of_it, hostile, freed]
@@ -405,6 +418,7 @@ print("BEGUN", json.dumps(begun))
 EXPECTED: dict[str, list[tuple[int, str, str | None] | None]] = {
     "nothing": [None],
     "keywords": [(2, "batch", None)],
+    "scalars": [(2, "batch", None)],
     "accumulation": [(2, "batch", None)],
     "adversaries": [(3, "batch", None), (2, "batch", None)],
     "several_networks": [(2, "gradients", "Sequential#2.2.weight")],
@@ -506,7 +520,16 @@ def test_each_step_is_marked_for_what_it_is(ran: tuple[Ran, Ran, Ran]) -> None:
     """Frames say: full or not, batch and loss seen, a closure, no gradient, calls that could not be read."""
     one = ran[0]
     usual = form.FULL | form.DEEP | form.BATCH_SEEN | form.LOSS_SEEN
-    for section in ("nothing", "keywords", "accumulation", "several_networks", "sparse", "eval_mode", "channels_last"):
+    for section in (
+        "nothing",
+        "keywords",
+        "scalars",
+        "accumulation",
+        "several_networks",
+        "sparse",
+        "eval_mode",
+        "channels_last",
+    ):
         assert [frame.flags for frame in one.frames(section)] == [usual] * 4, section
         assert [frame.step for frame in one.frames(section)] == [0, 1, 2, 3]
     assert {frame.flags for frame in one.frames("lbfgs")} == {usual | form.CLOSURE}

@@ -89,7 +89,7 @@ class Batches:
         simple = not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor)
         for leaf in args if simple else leaves((args, kwargs)):
             if not isinstance(leaf, torch.Tensor):
-                batch.append(xxhash.xxh3_64_intdigest(leaf))
+                batch.append(of_value(leaf))
             elif not leaf.requires_grad:
                 batch.append(bits.of_argument(leaf, *self._salt(leaf)))
         if len(batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
@@ -140,11 +140,16 @@ def _forget(roots: dict[int, Any], key: int, reference: Any) -> None:
         del roots[key]
 
 
+def of_value(leaf: str | bytes) -> int:
+    """Return the digest of a leaf that is no tensor."""
+    return xxhash.xxh3_64_intdigest(leaf.encode() if isinstance(leaf, str) else leaf)
+
+
 def leaves(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield an argument's tensors, arrays (as bytes) and scalars (as text); no scalars of objects of unknown kinds."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (bool, int, float, str, np.generic)):
+    elif isinstance(value, (bool, int, float, complex, str, np.generic)):
         yield repr(value)
     elif isinstance(value, np.ndarray):
         yield repr((value.dtype, value.shape)).encode() + value.tobytes()

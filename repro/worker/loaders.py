@@ -18,7 +18,7 @@ import xxhash
 
 from repro.record import trail as form
 from repro.worker import bits
-from repro.worker.batches import leaves
+from repro.worker.batches import leaves, of_value
 from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, place
@@ -87,9 +87,5 @@ def _digest(batch: Any) -> int:
     found = []
     for leaf in leaves(batch):
         is_tensor = isinstance(leaf, torch.Tensor)
-        found.append(
-            bits.of_argument(leaf, bits.salt(leaf, ""), bits.size(leaf))
-            if is_tensor
-            else xxhash.xxh3_64_intdigest(leaf)
-        )
+        found.append(bits.of_argument(leaf, bits.salt(leaf, ""), bits.size(leaf)) if is_tensor else of_value(leaf))
     return bits.combine(found)
