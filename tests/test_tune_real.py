@@ -293,7 +293,7 @@ WRONG = [
     (("lr: {log: [1.0e-3, 100.0]}", "unused: {uniform: [0.5, 1.5]}"), "int: [1, 10]"),
     (("lr: {log: [1.0e-3, 100.0]}", "epochs: {int: [1, 8]}"), "it is the fidelity already"),
     (("{epochs: [2, 8]}", "{epochs: [8, 2]}"), "the range is empty"),
-    (("{epochs: [2, 8]}", "{epochs: [2, 8], data: [0.1, 1.0]}"), "one axis is expected so far"),
+    (("{epochs: [2, 8]}", "{epochs: [2, 8], dat: [0.1, 1.0]}"), "unknown key 'dat'"),
     (("{epochs: [2, 8]}", "{data: [0.1, 1.5]}"), "a fraction of the data is expected"),
     (("{epochs: [2, 8]}", "{model: [small, large]}"), "the experiment has no parameter model"),
     (("{epochs: [2, 8]}", "{model: {small: 2, large: 1}}"), "costs that grow are expected"),

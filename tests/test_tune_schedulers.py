@@ -14,7 +14,7 @@ from repro.tune.brackets import Brackets
 from repro.tune.draws import Draws
 from repro.tune.median import MedianStopping
 from repro.tune.scheduler import Limits, Trials
-from repro.tune.search import Score, Suggestion
+from repro.tune.search import Score, Suggestion, anew, going_on
 
 ETAS = st.sampled_from([Fraction(2), Fraction(3), Fraction(4), Fraction(5, 2)])
 
@@ -200,9 +200,9 @@ def test_what_is_missing_for_the_controls():
     """To have all trials at all rungs costs what is left of each where it goes on, else every rung that it has not."""
     budgets = (Fraction(1), Fraction(2), Fraction(4))
     found = []
-    for continues in (True, False):
+    for course in (going_on, anew):
         scheduler = Brackets(brackets.halvings(4, budgets, Fraction(2)), trials(), Limits(4))
-        scheduler.trials.continues = continues
+        scheduler.trials.course = course
         run(scheduler, Pseudo())
         found.append(scheduler.trials.missing(budgets))
     assert found == [2 * (4 - 1) + (4 - 2), 2 * (2 + 4) + 4]

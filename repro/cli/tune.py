@@ -17,7 +17,6 @@ from repro.tune import base as bases
 from repro.tune import finalists, method, real, report, simulation, specification, tabled
 from repro.tune.ground import Options
 from repro.tune.options import exact
-from repro.tune.report import number
 from repro.tune.search import plain
 from repro.tune.specification import Study
 
@@ -102,12 +101,13 @@ def _dry_run(study: Study, as_json: bool) -> int:
         "path": str(study.path),
         "method": study.method.name,
         "budget_unit": unit,
+        **whole.rungs(shapes),
         "brackets": [
             {
                 "round": shape.round,
                 "bracket": shape.bracket,
                 "rungs": [
-                    {"trials": size, "budget": plain(budget)}
+                    {"trials": size, "budget": plain(budget), **whole.values(budget)}
                     for size, budget in zip(shape.sizes, shape.budgets, strict=True)
                 ],
                 "budget": plain(shape.cost),
@@ -119,10 +119,14 @@ def _dry_run(study: Study, as_json: bool) -> int:
         "budget": plain(sum((shape.cost for shape in shapes), Fraction(0))),
         "budget_retrained": plain(sum((shape.retrained for shape in shapes), Fraction(0))),
     }
-    lines = [f"{study.path.name}: {study.method.name}", *report.plan(shapes, unit)]
+    lines = [f"{study.path.name}: {study.method.name}", *report.rungs(found)]
+    if shapes:
+        lines += report.plan(shapes, unit)
+    else:
+        lines += report.open_plan(method.budgets(whole, study.method), method.limits(study, whole), unit)
     if study.finalists and study.table is None:
-        more = number(plain(finalists.MOST * study.finalists * whole.axis.high))
-        lines.append(f"  then the best {finalists.MOST} on {study.finalists} fresh seeds: {more} {unit} more at most")
+        more = report.counted(plain(finalists.MOST * study.finalists * whole.axis.high), unit)
+        lines.append(f"  then the best {finalists.MOST} on {study.finalists} fresh seeds: {more} more at most")
     _print(found, lines, as_json)
     return 0
 

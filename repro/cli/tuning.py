@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from repro.cli import common
+from repro.tune.method import Ladder
 from repro.tune.real import Watcher
-from repro.tune.report import amount, number
+from repro.tune.report import amount, number, point
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, plain
 from repro.tune.trainings import Told
@@ -22,6 +23,7 @@ class Progress:
     def __init__(self) -> None:
         self._live: Any = None
         self._unit = ""
+        self._has: Callable[[Amount], Mapping[str, Any]] = lambda _budget: {}
         self._since = time.monotonic()
         self._trained = Amount(0)
         self._runs: Counter[str] = Counter()
@@ -46,19 +48,21 @@ class Progress:
         """Return what a study tells its progress to."""
         return Watcher(self._began, self._told, said)
 
-    def _began(self, unit: str, workers: int) -> None:
-        self._unit = unit
+    def _began(self, ladder: Ladder, workers: int) -> None:
+        self._unit, self._has = ladder.axis.name, ladder.values
         common.say(f"repro: {common.count(workers, 'worker')}", dim=True)
 
     def _told(self, found: Told, scheduler: Scheduler) -> None:
         job = found.work.job
         self._runs["run" if found.run_now else "read"] += 1
         if found.run_now:
-            self._trained += job.budget - found.went_on_from
+            self._trained += scheduler.trials.cost(job) if found.went_on_from else job.budget
         how = "replayed from" if not found.run_now else "run"
-        on = f", on from {found.went_on_from}" if found.went_on_from else ""
+        what = self._has(job.budget)
+        of = f" ({point(what)})" if what else ""
+        on = f", on from {found.went_on_from}{' epochs' if what else ''}" if found.went_on_from else ""
         if self._live is None:
-            common.say(f"repro: {found.work} {self._unit}{on}: {how} {found.run_id}", dim=True)
+            common.say(f"repro: {found.work} {self._unit}{of}{on}: {how} {found.run_id}", dim=True)
         else:
             self._live.update(self._table(scheduler))
 
@@ -70,28 +74,20 @@ class Progress:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in (self._unit, "asked", "over", "best"):
             table.add_column(name, justify="right")
+        table.add_column("")
         trials = scheduler.trials
         for budget in sorted({budget for trial in trials.all for budget in trial.asked}):
             asked = sum(budget in trial.asked for trial in trials.all)
             scores = [(at, trial.scores[budget]) for at, trial in enumerate(trials.all) if budget in trial.scores]
             order = trials.ranking.order(scores)
             best = number(dict(scores)[order[0]].value) if order else ""
-            table.add_row(amount(budget), str(asked), str(len(scores)), best)
+            table.add_row(amount(budget), str(asked), str(len(scores)), best, point(self._has(budget)))
         return Group(table, Text(self._caption(scheduler), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _caption(self, scheduler: Scheduler) -> str:
         seconds = time.monotonic() - self._since
         spent = plain(scheduler.trials.spent)
-        left = _left(scheduler)
+        left = scheduler.trials.left
         speed = float(self._trained) / seconds if seconds else 0.0
         rest = f", about {float(left) / speed:,.0f} s of what is begun left" if speed and left else ""
         return f"{self._runs['run']} run, {self._runs['read']} read; {number(spent)} {self._unit} asked for{rest}"
-
-
-def _left(scheduler: Scheduler) -> Amount:
-    """Return the budget that was asked for and is not reached yet."""
-    found = Amount(0)
-    for trial in scheduler.trials.all:
-        reached = max(trial.scores, default=Amount(0))
-        found += max(trial.asked, default=reached) - reached
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from repro.run import config
 from repro.run import request as requests
 from repro.run.config import nearest
 from repro.run.request import MILLION, Request
-from repro.tune import draws
+from repro.tune import axes, draws
 from repro.tune.draws import Draws
-from repro.tune.search import Amount, Job, Source, Suggestion
+from repro.tune.search import Amount, Job, Point, Source, Suggestion
 from repro.tune.space import Domain, Params, Space
 from repro.tune.specification import Axis, Study
 
@@ -34,14 +34,34 @@ class Base(NamedTuple):
 
     request: Request
     command: str | None
-    axis: Axis
+    axes: tuple[Axis, ...]
     #: Whether the study file names the fidelity.
     given: bool
+    #: Of several axes: the rungs, what each costs and what it has of each axis.
+    points: Mapping[Amount, Point] = {}
+
+    @property
+    def axis(self) -> Axis:
+        """What budgets are counted in."""
+        return axes.counted(self.points) if self.points else self.axes[0]
 
     @property
     def continues(self) -> bool:
-        """Whether a trial goes on from one budget to the next: by epochs, where an entry can be told."""
-        return self.axis.name == _EPOCHS and self.command is None
+        """Whether a trial can go on from a budget to another: by epochs, where an entry can be told."""
+        return self.command is None and any(axis.name == _EPOCHS for axis in self.axes)
+
+    def course(self, budget: Amount) -> Hashable:
+        """Return what a trial goes on within: equal data and an equal model."""
+        return self.point(budget)._replace(epochs=None) if self.continues else budget
+
+    def point(self, budget: Amount) -> Point:
+        """Return what a training at a budget has of each axis."""
+        if self.points:
+            return self.points[budget]
+        axis = self.axes[0]
+        if axis.ladder:
+            return Point(model=next(model for model, cost in axis.ladder.items() if cost == budget))
+        return Point(epochs=budget) if axis.name == _EPOCHS else Point(data=budget) if axis.name == _DATA else Point()
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -59,19 +79,20 @@ class Base(NamedTuple):
         no other way to be told its budget than the parameter.
         """
         values, seed = {**self.params, **params}, self.seed(replicate)
-        name, whole = self.axis.name, job.budget == self.axis.high
-        if name == _EPOCHS:
-            values[_EPOCHS] = int(self.axis.high if self.command is None else job.budget)
-        if name == _MODEL:
-            values[_MODEL] = next(model for model, cost in self.axis.ladder.items() if cost == job.budget)
+        point, horizon = self.point(job.budget), self.point(self.axis.high).epochs
+        if point.epochs is not None:
+            values[_EPOCHS] = int(point.epochs if horizon is None or self.command is not None else horizon)
+        if point.model is not None:
+            values[_MODEL] = point.model
         values = dict(sorted(values.items()))
         found = replace(self.request, params=values, seed=seed)
         if self.command is not None:
             words = config.words_of(self.command, {**values, "seed": requests.integer_seed(seed)})
             return replace(found, command=words)
-        if name == _DATA and job.budget != 1:
-            return replace(found, data_share=_share(job.budget))
-        return replace(found, epochs=int(job.budget)) if name == _EPOCHS and not whole else found
+        if point.data is not None and point.data != 1:
+            found = replace(found, data_share=_share(point.data))
+        is_whole = point.epochs is None or point.epochs == horizon
+        return found if is_whole else replace(found, epochs=int(point.epochs or 0))
 
 
 def _share(amount: Amount) -> int:
@@ -92,12 +113,13 @@ def read(study: Study, patterns: Sequence[str] = ()) -> Base:
     command = config.load(path).file.command
     for name, domain in study.space.domains.items():
         _check(study, name, domain, request.params)
-    base = Base(request, command, _axis(study, request.params), bool(study.fidelity))
-    if command is not None and base.axis.name == _DATA:
+    base = _base(study, request, command)
+    names = {axis.name for axis in study.fidelity}
+    if command is not None and _DATA in names:
         raise ConfigError(
             f"{study.path}: fidelity.data: {path.name} is a command, which has no run.subset", hint=_ENTRY
         )
-    if command is not None and base.axis.name == _EPOCHS and study.fidelity and "{epochs}" not in command:
+    if command is not None and _EPOCHS in names and "{epochs}" not in command:
         raise ConfigError(
             f"{study.path}: fidelity.epochs: the command of {path.name} has no {{epochs}}, so it cannot be told",
             hint=f"command: {command} --epochs {{epochs}}",
@@ -105,18 +127,21 @@ def read(study: Study, patterns: Sequence[str] = ()) -> Base:
     return base
 
 
-def _axis(study: Study, params: Mapping[str, Any]) -> Axis:
-    epochs = params.get(_EPOCHS)
+def _base(study: Study, request: Request, command: str | None) -> Base:
+    """Return the experiment with the fidelity of a study."""
+    epochs = request.params.get(_EPOCHS)
     known = isinstance(epochs, int) and not isinstance(epochs, bool)
     if not study.fidelity:
         whole = Amount(epochs) if known and epochs is not None else Amount(1)
-        return Axis(_EPOCHS if known else "run", whole, whole)
-    if len(study.fidelity) > 1:
-        names = ", ".join(axis.name for axis in study.fidelity)
-        raise ConfigError(
-            f"{study.path}: fidelity: {names}: one axis is expected so far", hint="fidelity: {epochs: [25, 100]}"
-        )
-    axis = study.fidelity[0]
+        return Base(request, command, (Axis(_EPOCHS if known else "run", whole, whole),), given=False)
+    for axis in study.fidelity:
+        _check_axis(study, axis, request.params, known=known)
+    points = axes.rungs(study.fidelity, study.method) if len(study.fidelity) > 1 else {}
+    return Base(request, command, study.fidelity, given=True, points=points)
+
+
+def _check_axis(study: Study, axis: Axis, params: Mapping[str, Any], *, known: bool) -> None:
+    """Raise ConfigError where the experiment cannot be told an amount of an axis; ``known``: it has epochs."""
     if axis.name == _EPOCHS and not known:
         raise ConfigError(
             f"{study.path}: fidelity.epochs: the experiment has no parameter epochs",
@@ -131,7 +156,6 @@ def _axis(study: Study, params: Mapping[str, Any]) -> Axis:
         raise ConfigError(
             f"{study.path}: space.{axis.name}: it is the fidelity already", hint="take one of the two out"
         )
-    return axis
 
 
 def _check(study: Study, name: str, domain: Domain, params: Mapping[str, Any]) -> None:
@@ -234,4 +258,4 @@ def sealed(study: Study, recipe: Recipe, experiment: Mapping[str, Any], root: Pa
         threads=recipe.threads,
         trail=recipe.trail,
     )
-    return Base(request, experiment["command"], _axis(study, request.params), bool(study.fidelity))
+    return _base(study, request, experiment["command"])

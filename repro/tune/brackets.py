@@ -10,21 +10,20 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import operator
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from repro.tune.decisions import Entry, shown
 from repro.tune.scheduler import Limits, Trials
-from repro.tune.search import Amount, Job, Score, plain
+from repro.tune.search import Amount, Course, Job, Score, anew, going_on, plain, step
 
 
 class Shape(NamedTuple):
     """A bracket to be: how many trials each rung has, and its budget.
 
-    ``cost`` is the budget that it takes where promoted trials go on from their checkpoints, ``retrained`` that where
-    they begin anew.
+    ``cost`` is the budget that it takes where promoted trials go on from their checkpoints as far as they can,
+    ``retrained`` that where all begin anew.
     """
 
     round: int
@@ -35,15 +34,25 @@ class Shape(NamedTuple):
     retrained: Amount
 
 
-def shape(bracket: int, sizes: tuple[int, ...], budgets: tuple[Amount, ...]) -> Shape:
+def shape(bracket: int, sizes: tuple[int, ...], budgets: tuple[Amount, ...], course: Course = going_on) -> Shape:
     """Return a bracket of the first round, with its costs."""
-    return Shape(0, bracket, sizes, budgets, cost(sizes, budgets), sum(map(operator.mul, sizes, budgets), Amount(0)))
+    return Shape(0, bracket, sizes, budgets, cost(sizes, budgets, course), cost(sizes, budgets, anew))
 
 
-def cost(sizes: tuple[int, ...], budgets: tuple[Amount, ...]) -> Amount:
-    """Return the budget that a ladder takes where promoted trials go on."""
+def cost(sizes: tuple[int, ...], budgets: tuple[Amount, ...], course: Course = going_on) -> Amount:
+    """Return the budget that a ladder takes where promoted trials go on within their course."""
     steps = zip(sizes, budgets, (Amount(0), *budgets), strict=False)
-    return sum((size * (budget - before) for size, budget, before in steps), Amount(0))
+    return sum((size * step(before, budget, course) for size, budget, before in steps), Amount(0))
+
+
+def at_each(shapes: Sequence[Shape], course: Course) -> dict[Amount, tuple[int, Amount]]:
+    """Return how many trials brackets have at each budget, and what they cost there."""
+    found: dict[Amount, tuple[int, Amount]] = {}
+    for one in shapes:
+        for size, budget, before in zip(one.sizes, one.budgets, (Amount(0), *one.budgets), strict=False):
+            trials, spent = found.get(budget, (0, Amount(0)))
+            found[budget] = (trials + size, spent + size * step(before, budget, course))
+    return found
 
 
 def rounds(first: Sequence[Shape]) -> Iterator[Shape]:
@@ -67,20 +76,24 @@ def steps(low: Amount, high: Amount, eta: Amount) -> int:
     return next(at for at in itertools.count() if low * eta ** (at + 1) > high)
 
 
-def halvings(configurations: int, budgets: tuple[Amount, ...], eta: Amount) -> Iterator[Shape]:
+def halvings(
+    configurations: int, budgets: tuple[Amount, ...], eta: Amount, course: Course = going_on
+) -> Iterator[Shape]:
     """Return the one bracket of successive halving, again and again."""
     sizes = ladder(configurations, eta, len(budgets))
-    return rounds([shape(len(budgets) - 1, sizes, budgets)])
+    return rounds([shape(len(budgets) - 1, sizes, budgets, course)])
 
 
-def hyperband(levels: tuple[Amount, ...], eta: Amount) -> Iterator[Shape]:
+def hyperband(levels: tuple[Amount, ...], eta: Amount, course: Course = going_on) -> Iterator[Shape]:
     """Return the brackets of Hyperband, round after round, from the one with most rungs to full training.
 
     ``levels`` are the budgets of the longest ladder; a shorter one has the last of them.
     """
     most = len(levels) - 1
     firsts = {rung: math.ceil(Amount(most + 1, rung + 1) * eta**rung) for rung in range(most, -1, -1)}
-    return rounds([shape(rung, ladder(first, eta, rung + 1), levels[most - rung :]) for rung, first in firsts.items()])
+    return rounds(
+        [shape(rung, ladder(first, eta, rung + 1), levels[most - rung :], course) for rung, first in firsts.items()]
+    )
 
 
 def full(high: Amount) -> Iterator[Shape]:

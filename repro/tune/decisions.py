@@ -65,19 +65,19 @@ def _rung(entry: Entry) -> Iterator[str]:
     for place, (trial, value) in enumerate(ranked, 1):
         what = "finished" if last else "promoted" if trial in entry["promoted"] else "stopped"
         more = f", {keep} go on" if keep else ""
-        yield f"trial {trial} {what} at {entry['budget']}: {_value(value)}, {place} of {count}{more}"
+        yield f"trial {trial} {what} at {_value(entry['budget'])}: {_value(value)}, {place} of {count}{more}"
 
 
 def _promoted(entry: Entry) -> Iterator[str]:
     yield (
-        f"trial {entry['trial']} promoted at {entry['budget']} to {entry['to']}: {_value(entry['value'])},"
-        f" {entry['place']} of {entry['of']}, the best {entry['keep']} go on"
+        f"trial {entry['trial']} promoted at {_value(entry['budget'])} to {_value(entry['to'])}:"
+        f" {_value(entry['value'])}, {entry['place']} of {entry['of']}, the best {entry['keep']} go on"
     )
 
 
 def _judged(entry: Entry) -> Iterator[str]:
     against = "" if entry["median"] is None else f" against a median of {_value(entry['median'])} of {entry['of']}"
-    yield f"trial {entry['trial']} {entry['what']} at {entry['budget']}: {_value(entry['value'])}{against}"
+    yield f"trial {entry['trial']} {entry['what']} at {_value(entry['budget'])}: {_value(entry['value'])}{against}"
 
 
 def _value(value: Any) -> str:

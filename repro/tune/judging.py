@@ -12,7 +12,7 @@ from repro.tune import controls, method
 from repro.tune.brackets import climb, cost, ladder
 from repro.tune.method import Ladder
 from repro.tune.scheduler import Scheduler
-from repro.tune.search import Amount, Mode, Score, plain
+from repro.tune.search import Amount, Mode, Score, plain, step
 from repro.tune.specification import Study
 
 
@@ -63,7 +63,7 @@ def judge(
     """
     high, sign = whole.axis.high, sign_of(mode)
     full, first, trial = losses(high), losses(low), best_of(scheduler, high)
-    spent, rest = scheduler.trials.spent, high - low if whole.continues else high
+    spent, rest = scheduler.trials.spent, step(low, high, whole.course)
     equal = max(1, min(len(full), round(spent / high)))
     search = controls.Picked(equal, spent, math.inf if trial is None else float(full[trial]))
     named = {
@@ -86,7 +86,7 @@ def judge(
 
 def _classical(study: Study, whole: Ladder) -> int | None:
     """Return how many trainings in full the same ladder costs at the classical budgets, R / eta^k."""
-    if study.method.name != "successive_halving" or whole.axis.ladder:
+    if study.method.name != "successive_halving" or whole.axis.ladder or whole.points:
         return None
     options = study.method.options
     found = method.budgets(whole, study.method)

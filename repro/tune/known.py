@@ -126,8 +126,8 @@ class Known:
 
 def _course(recipe: Recipe) -> str:
     """Return the digest of a recipe less what only says how far it goes."""
-    params = {name: value for name, value in recipe.params.items() if name != "epochs"}
-    return recipe_digest(msgspec.structs.replace(recipe, params=params, budget={}, horizon={}))
+    params, budget = ({name: of[name] for name in of if name != "epochs"} for of in (recipe.params, recipe.budget))
+    return recipe_digest(msgspec.structs.replace(recipe, params=params, budget=budget, horizon={}))
 
 
 def epochs(start: resume.Start) -> int:

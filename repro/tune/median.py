@@ -12,7 +12,7 @@ import statistics
 
 from repro.tune.decisions import Entry, shown
 from repro.tune.scheduler import Limits, Trials
-from repro.tune.search import Amount, Job, Mode, Score, plain
+from repro.tune.search import Amount, Job, Mode, Score, cost, plain
 
 
 class MedianStopping:
@@ -34,6 +34,7 @@ class MedianStopping:
         self._mode = mode
         self._over = False
         self._ended: set[int] = set()
+        self._whole = cost(budgets, trials.course)
         self._known = 0
         self._spent = Amount(0)
         self._means: list[list[float]] = [[] for _ in budgets]
@@ -55,8 +56,7 @@ class MedianStopping:
             return
         while self._known < before:
             self._take(self._known)
-        whole = self._budgets[-1] if self.trials.continues else sum(self._budgets, Amount(0))
-        self._over = not self._limits.hold(trial + 1, self._spent + (trial + 1 - before) * whole)
+        self._over = not self._limits.hold(trial + 1, self._spent + (trial + 1 - before) * self._whole)
         entries = None if self._over else self.trials.begin(1)
         self._over = entries is None
         if entries is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from repro.errors import ConfigError
 from repro.tune import brackets
@@ -14,7 +14,7 @@ from repro.tune.brackets import Brackets, Shape
 from repro.tune.median import MedianStopping
 from repro.tune.options import ENDLESS
 from repro.tune.scheduler import Limits, Scheduler, Trials
-from repro.tune.search import Amount, Mode, Source, plain
+from repro.tune.search import Amount, Course, Mode, Point, Source, going_on, plain
 from repro.tune.specification import Axis, Method, Study
 
 #: Rungs as a list end in the whole: 1 for fractions, 100 for per cent, or the largest amount itself.
@@ -27,8 +27,24 @@ class Ladder(NamedTuple):
     axis: Axis
     #: Whether the least amount was asked for by the user.
     bound: bool
-    #: Whether a trial goes on from one amount to the next, or is trained anew.
-    continues: bool = True
+    #: From which amount to which a trial goes on, and where it is trained anew.
+    course: Course = going_on
+    #: Of several axes: the rungs, what each costs and what it has of each axis.
+    points: Mapping[Amount, Point] = {}
+
+    def values(self, budget: Amount) -> dict[str, Any]:
+        """Return what several axes have at a budget, as documents have it; nothing of one axis."""
+        return self.points[budget].plain() if self.points else {}
+
+    def rungs(self, shapes: Sequence[Shape] = ()) -> dict[str, Any]:
+        """Return the rungs of several axes as documents have them, and what is planned at each; nothing of one axis."""
+        planned = brackets.at_each(shapes, self.course)
+        found = []
+        for budget in self.points:
+            trials, cost = planned.get(budget, (0, Amount(0)))
+            more = {"trials": trials, "cost": plain(cost)} if shapes else {}
+            found.append({"budget": plain(budget), **self.values(budget), **more})
+        return {"rungs": found} if found else {}
 
     @property
     def whole(self) -> bool:
@@ -42,6 +58,8 @@ def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
     Raises:
         ConfigError: for more rungs than the fidelity has room for, or budgets that do not end in the whole.
     """
+    if ladder.points:
+        return tuple(ladder.points)
     axis, eta, rungs = ladder.axis, method.options.get("eta", Fraction(2)), method.options.get("rungs")
     if axis.ladder:
         return _models(axis, method, rungs)
@@ -54,7 +72,7 @@ def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
         found = brackets.climb(axis.high, eta, count, whole=ladder.whole)
     if ladder.bound and found[0] < axis.low:
         raise ConfigError(
-            f"{method.name}: {len(found)} rungs begin at {plain(found[0])}, below the least of {axis.name},"
+            f"{method.name}: {len(found)} rungs begin at {plain(found[0])} {axis.name}, below the least,"
             f" {plain(axis.low)}",
             hint=f"rungs: {brackets.steps(axis.low, axis.high, eta) + 1}",
         )
@@ -100,13 +118,6 @@ def _listed(ladder: Ladder, rungs: tuple[Fraction, ...]) -> tuple[Amount, ...]:
 
 def shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
     """Return the sequence of a method's brackets; None where it has none."""
-    found = _shapes(study, ladder)
-    if found is None or ladder.continues:
-        return found
-    return (shape._replace(cost=shape.retrained) for shape in found)
-
-
-def _shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
     name, options = study.method.name, study.method.options
     if name == "successive_halving":
         found = budgets(ladder, study.method)
@@ -116,9 +127,9 @@ def _shapes(study: Study, ladder: Ladder) -> Iterator[Shape] | None:
                 f"successive_halving: {count} configurations leave none for rung {len(found)}",
                 hint=f"configurations: {(options['eta'] ** (len(found) - 1)).__ceil__()} or more, or fewer rungs",
             )
-        return brackets.halvings(count, found, options["eta"])
+        return brackets.halvings(count, found, options["eta"], ladder.course)
     if name == "hyperband":
-        return brackets.hyperband(budgets(ladder, study.method), options["eta"])
+        return brackets.hyperband(budgets(ladder, study.method), options["eta"], ladder.course)
     return None if name in ("asha", "median_stopping") else brackets.full(ladder.axis.high)
 
 
@@ -175,7 +186,7 @@ def planned(study: Study, ladder: Ladder, available: int | None) -> list[Shape]:
 
 def scheduler(study: Study, ladder: Ladder, source: Source, mode: Mode) -> Scheduler:
     """Return the state machine of a study."""
-    trials = Trials(source, mode, continues=ladder.continues)
+    trials = Trials(source, mode, ladder.course)
     within, options = limits(study, ladder), study.method.options
     if study.method.name == "asha":
         return Asha(budgets(ladder, study.method), options["eta"], options["workers"], trials, within)

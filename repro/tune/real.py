@@ -25,7 +25,7 @@ from repro.tune.ground import Options
 from repro.tune.known import Known
 from repro.tune.method import Ladder
 from repro.tune.options import LADDERS
-from repro.tune.report import number
+from repro.tune.report import amount, number
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, Job, Mode, Score, plain
 from repro.tune.specification import Study
@@ -36,14 +36,14 @@ from repro.tune.trainings import Recorded, Told, Trainings
 class Watcher(NamedTuple):
     """Hears how a study gets on."""
 
-    began: Callable[[str, int], None]
+    began: Callable[[Ladder, int], None]
     told: Callable[[Told, Scheduler], None]
     said: Callable[[str], None]
 
 
 def ladder_of(base: Base) -> Ladder:
     """Return the fidelity of a study of an experiment."""
-    return Ladder(base.axis, bound=base.given, continues=base.continues)
+    return Ladder(base.axis, base.given, base.course, base.points)
 
 
 def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watcher) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _run(
         watcher.told(found, scheduler)
 
     replicates = range(asked.per_trial)
-    watcher.began(base.axis.name, workers)
+    watcher.began(whole, workers)
     others = ground.earlier_codes(template.store, folder)
     with Trainings(template, base, scheduler.trials.params, metric, replicates, workers, told, others) as engine:
         drive(scheduler, engine, _Log(folder, scheduler).write)
@@ -226,7 +226,7 @@ def verify(store: Store, folder: StudyFolder) -> Verified:
     if not study.is_over(folder):  # it goes on beyond its last end
         return study.compared(folder, lines[: len(folder.decisions())])
     verified = study.compared(folder, lines)
-    missing = [f"trial {job.trial} has no record at {job.budget}" for job in found.engine.missing]
+    missing = [f"trial {job.trial} has no record at {amount(job.budget)}" for job in found.engine.missing]
     return verified._replace(faults=[*missing, *verified.faults])
 
 

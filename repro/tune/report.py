@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.tune.brackets import Shape
+from repro.tune.scheduler import Limits
 from repro.tune.search import Amount, plain
 
 _NAMES = {
@@ -28,6 +29,40 @@ def amount(value: Amount) -> str:
     return number(plain(value))
 
 
+def counted(value: float, unit: str) -> str:
+    """Return an amount of a unit for people: one of them, or several."""
+    return f"{number(value)} {unit.removesuffix('s') if value == 1 else unit}"
+
+
+def point(found: Mapping[str, Any]) -> str:
+    """Return what a rung of several axes has of each, for people; nothing of one axis."""
+    words = []
+    if "epochs" in found:
+        words.append(counted(found["epochs"], "epochs"))
+    if "data" in found:
+        words.append("all of the data" if found["data"] == 1 else f"{100 * found['data']:.6g}% of the data")
+    if "model" in found:
+        words.append(f"model {found['model']}")
+    return ", ".join(words)
+
+
+def rungs(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a rung of several axes has of each, and what is planned at it; of one axis nothing."""
+    for rung in found.get("rungs", ()):
+        more = ""
+        if "trials" in rung:
+            more = f"; {counted(rung['trials'], 'trials')} for {counted(rung['cost'], found['budget_unit'])}"
+        yield f"  at {number(rung['budget'])}: {point(rung)}{more}"
+
+
+def open_plan(budgets: Sequence[Amount], limits: Limits, unit: str) -> Iterator[str]:
+    """Yield the rungs of a study without brackets before it begins, and where it ends."""
+    ends = [] if limits.trials is None else [f"{limits.trials} trials"]
+    ends += [] if limits.budget is None else [counted(plain(limits.budget), unit)]
+    yield f"  rungs at {' > '.join(map(amount, budgets))} {unit}, as many trials at each as are promoted"
+    yield f"  {' and '.join(ends)} at most"
+
+
 def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
     """Yield the brackets of a study before it begins, equal ones once, and what they cost."""
     count: dict[str, int] = {}
@@ -37,14 +72,14 @@ def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
         )
         count[rungs] = count.get(rungs, 0) + 1
     if shapes and shapes[0].sizes == (1,):
-        yield f"  {len(shapes)} trials in full, at {amount(shapes[0].budgets[-1])} {unit} each"
+        yield f"  {len(shapes)} trials in full, at {counted(plain(shapes[0].budgets[-1]), unit)} each"
     else:
         for rungs, times in count.items():
             yield f"  {times} x {rungs} {unit}"
     trials = sum(shape.sizes[0] for shape in shapes)
     cost, anew = (sum((getattr(shape, name) for shape in shapes), Amount(0)) for name in ("cost", "retrained"))
     more = "" if cost == anew else f" where promoted trials go on ({amount(anew)} if each began anew)"
-    yield f"  {trials} trials, {amount(cost)} {unit}{more}"
+    yield f"  {trials} trials, {counted(plain(cost), unit)}{more}"
 
 
 def runs(found: Mapping[str, int]) -> Iterator[str]:
@@ -66,8 +101,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {len(states)} trials: {ends}"
     spent, anew = found["budget_spent"], found["budget_retrained"]
     more = "" if spent == anew else f", promoted trials going on ({number(anew)} if each began anew)"
-    yield f"  budget {number(spent)} {unit}{more}"
+    yield f"  budget {counted(spent, unit)}{more}"
     yield f"  {found['decisions']:,} decisions, {found['decisions_digest']}"
+    yield from rungs(found)
     yield from _best(found)
     yield from _finalists(found)
     if found["controls"] is not None:
@@ -86,7 +122,7 @@ def _best(found: Mapping[str, Any]) -> Iterator[str]:
     metric = found["objective"]["metric"]
     run = "" if best["run_id"] is None else f", run {best['run_id']}"
     value = number(best["metrics"][metric])
-    yield f"best: trial {best['trial']}, {metric} {value} at {number(best['budget'])} {unit}{run}"
+    yield f"best: trial {best['trial']}, {metric} {value} at {counted(best['budget'], unit)}{run}"
     yield f"  {params(best)}"
 
 
@@ -133,7 +169,8 @@ def _found(item: Mapping[str, Any], unit: str) -> str:
 def _correlations(found: Sequence[Mapping[str, Any]], unit: str, more: str) -> Iterator[str]:
     for item in found:
         every, half = (_rho(item[part]) for part in ("all", "better_half"))
-        yield f"  {number(item['budget'])} {unit} rank like the whole{more}: {every}; among the better half {half}"
+        budget = counted(item["budget"], unit)
+        yield f"  {budget} rank like the whole{more}: {every}; among the better half {half}"
 
 
 def _rho(found: Mapping[str, Any]) -> str:

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from repro.tune.decisions import Entry, suggested
-from repro.tune.search import Amount, Job, Mode, Ranking, Score, Source, Suggestion
+from repro.tune.search import (
+    Amount,
+    Course,
+    Job,
+    Mode,
+    Ranking,
+    Score,
+    Source,
+    Suggestion,
+    anew,
+    cost,
+    going_on,
+    step,
+)
 from repro.tune.space import Params
 
 
@@ -38,12 +51,12 @@ class Trial:
 class Trials:
     """The trials of a study; asks the source for each once, in order.
 
-    ``continues`` says whether a trial goes on from one budget to the next, or is trained anew.
+    ``course`` says from which budget to which a trial goes on, and where it is trained anew.
     """
 
-    def __init__(self, source: Source, mode: Mode, *, continues: bool = True) -> None:
+    def __init__(self, source: Source, mode: Mode, course: Course = going_on) -> None:
         self.source = source
-        self.continues = continues
+        self.course = course
         self.ranking = Ranking(mode, self.params)
         self.all: list[Trial] = []
 
@@ -72,12 +85,11 @@ class Trials:
 
     def cost(self, job: Job) -> Amount:
         """Return what a job costs."""
-        return job.budget - job.start if self.continues else job.budget
+        return step(job.start, job.budget, self.course)
 
     def spent_on(self, trial: int) -> Amount:
         """Return what all jobs of a trial cost."""
-        asked = self.all[trial].asked
-        return asked[-1] if self.continues else sum(asked, Amount(0))
+        return cost(self.all[trial].asked, self.course)
 
     def tell(self, job: Job, score: Score) -> None:
         """Keep a score."""
@@ -86,18 +98,22 @@ class Trials:
     @property
     def spent(self) -> Amount:
         """What all jobs cost."""
-        return sum((self.spent_on(at) for at, trial in enumerate(self.all) if trial.asked), Amount(0))
+        return sum(map(self.spent_on, range(len(self.all))), Amount(0))
+
+    @property
+    def left(self) -> Amount:
+        """What the jobs cost that are not over, those before them in their course with them."""
+        return self.spent - sum((cost(trial.scores, self.course) for trial in self.all), Amount(0))
 
     def missing(self, budgets: Sequence[Amount]) -> Amount:
-        """Return what it costs beyond what was asked for to have all trials at all of these budgets, least first."""
-        if self.continues:
-            return sum((budgets[-1] - trial.asked[-1] for trial in self.all), Amount(0))
-        return sum((budget for trial in self.all for budget in budgets if budget not in trial.asked), Amount(0))
+        """Return what it costs beyond what was asked for to have all trials at all of these budgets."""
+        every = (cost({*budgets, *trial.asked}, self.course) for trial in self.all)
+        return sum(every, Amount(0)) - self.spent
 
     @property
     def retrained(self) -> Amount:
         """What they would cost if each began anew."""
-        return sum((budget for trial in self.all for budget in trial.asked), Amount(0))
+        return sum((cost(trial.asked, anew) for trial in self.all), Amount(0))
 
 
 class Scheduler(Protocol):

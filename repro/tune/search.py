@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol
 
@@ -28,6 +28,47 @@ class Job(NamedTuple):
     rung: int
     start: Amount
     budget: Amount
+
+
+class Point(NamedTuple):
+    """What a training at a budget has of each axis of the fidelity; None of an axis that the study does not have."""
+
+    epochs: Amount | None = None
+    data: Amount | None = None
+    model: str | None = None
+
+    def plain(self) -> dict[str, int | float | str]:
+        """Return the values by axis, as documents have them."""
+        found = ((name, value) for name, value in self._asdict().items() if value is not None)
+        return {name: plain(value) if isinstance(value, Amount) else value for name, value in found}
+
+
+#: What a trial goes on within: from a budget to a larger one of the same course; of another course it begins anew.
+Course = Callable[[Amount], Hashable]
+
+
+def going_on(_budget: Amount) -> Hashable:
+    """Return the one course of trials that go on from each budget to the next."""
+    return None
+
+
+def anew(budget: Amount) -> Hashable:
+    """Return a course for each budget: trials begin anew at each."""
+    return budget
+
+
+def step(start: Amount, budget: Amount, course: Course) -> Amount:
+    """Return what it costs to get from ``start`` (0: from nothing) to a budget."""
+    return budget - start if start and course(start) == course(budget) else budget
+
+
+def cost(budgets: Iterable[Amount], course: Course) -> Amount:
+    """Return what it costs a trial to reach all of these budgets, the least first: in each course the largest."""
+    furthest: dict[Hashable, Amount] = {}
+    for budget in budgets:
+        at = course(budget)
+        furthest[at] = max(budget, furthest.get(at, budget))
+    return sum(furthest.values(), Amount(0))
 
 
 class Score(NamedTuple):

@@ -135,7 +135,7 @@ class _Reader:
             table=table,
             space=self._space() if experiment is not None else Space({}),
             method=method,
-            fidelity=self._fidelity(method),
+            fidelity=self._fidelity(),
             objective=self._objective(),
             per_trial=self._whole(("seeds", "per_trial"), 1, 1),
             finalists=self._whole(("seeds", "finalists"), 0, 0),
@@ -217,7 +217,7 @@ class _Reader:
         except ValueError as error:
             self.fail(place, f"{error}, not {value!r}", hint)
 
-    def _fidelity(self, method: Method) -> tuple[Axis, ...]:
+    def _fidelity(self) -> tuple[Axis, ...]:
         value = self._value.get("fidelity")
         if value is None:
             return ()
@@ -227,8 +227,6 @@ class _Reader:
             self.fail(("fidelity",), "a table has one axis")
         if "experiment" in self._value:
             self._known(value, ("fidelity",), _AXES)
-            if method.name not in LADDERS and len(value) > 1:
-                self.fail(("fidelity",), f"{method.name} trains in full: one axis is expected at most")
         return tuple(self._axis(name, item) for name, item in value.items())
 
     def _axis(self, name: str, value: Any) -> Axis:

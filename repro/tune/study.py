@@ -229,6 +229,7 @@ def document(folder: StudyFolder, study: Study, scheduler: Scheduler, reader: Re
         "best": None if best is None else _best(trials[best]),
         "trials": trials,
         "budget_unit": reader.ladder.axis.name,
+        **reader.ladder.rungs(),
         "budget_spent": plain(scheduler.trials.spent),
         "budget_retrained": plain(scheduler.trials.retrained),
         "decisions": len(lines),

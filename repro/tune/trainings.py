@@ -17,6 +17,7 @@ from repro.trials import pool
 from repro.trials.slot import Template
 from repro.tune import known, results
 from repro.tune.base import Base
+from repro.tune.report import amount
 from repro.tune.search import Amount, Job, Score
 from repro.tune.space import Params
 
@@ -31,7 +32,7 @@ class Work(NamedTuple):
     replicate: int
 
     def __str__(self) -> str:
-        return f"trial {self.job.trial} at {self.job.budget}"
+        return f"trial {self.job.trial} at {amount(self.job.budget)}"
 
 
 class Told(NamedTuple):
