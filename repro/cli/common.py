@@ -24,7 +24,14 @@ json_option = click.option(
 )
 _LONE = re.compile("[\ud800-\udfff]")
 VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
-STATE_STYLE = {"COMPLETED": "green", "FAILED": "red", "LOST": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
+STATE_STYLE = {
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "TIMED_OUT": "red",
+    "LOST": "red",
+    "CANCELLED": "yellow",
+    "RUNNING": "cyan",
+}
 
 
 def store_folder(project: Path) -> Path:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from repro.cli import common
+from repro.engines.limits import RunLimits, seconds, size
 from repro.errors import UsageError
 from repro.record.values import Profile, Record
 from repro.run import execute, request, resume
 from repro.store import names
 from repro.store.store import Store
 
+_T = TypeVar("_T")
 _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 
 
@@ -32,6 +35,10 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 @click.option(
     "--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'."
 )
+@click.option("--timeout", metavar="SECONDS", help="End the run after so long (90, 10m, 2h): TIMED_OUT, exit code 124.")
+@click.option(
+    "--memory-limit", metavar="SIZE", help="End the run where its processes use more (4GiB, 500MB): FAILED, 137."
+)
 @click.option("--resume", "resumed", metavar="RUN", help="Go on from the last checkpoint of RUN, under its recipe.")
 @common.json_option
 def command(
@@ -41,6 +48,8 @@ def command(
     determinism: Profile | None,
     threads: int | None,
     patterns: tuple[str, ...],
+    timeout: str | None,
+    memory_limit: str | None,
     resumed: str | None,
     as_json: bool,
 ) -> int:
@@ -49,12 +58,17 @@ def command(
     The record (code, packages, hardware, settings, seeds, data) is on the disk before the first line of your code runs.
     The exit code is that of the command; 1 where an experiment fails.
     """
+    limits = RunLimits(
+        _limit("--timeout", timeout, seconds, "--timeout 600"),
+        _limit("--memory-limit", memory_limit, size, "--memory-limit 4GiB"),
+    )
     if resumed is not None:
         if words or changes or seed or determinism or threads or patterns:
             raise UsageError(
-                "--resume takes everything from the run that it goes on from", hint=f"repro run --resume {resumed}"
+                "--resume takes everything from the run that it goes on from, but limits",
+                hint=f"repro run --resume {resumed}",
             )
-        return _resume(resumed, as_json)
+        return _resume(resumed, limits, as_json)
     master = request.parse_seed(seed)
     if len(words) == 1 and words[0].startswith("best:"):
         if changes or determinism or threads or patterns:
@@ -63,8 +77,18 @@ def command(
     else:
         asked = request.of_words(words, request.Choices(changes, patterns, master, determinism, threads))
     store = Store.create(common.store_folder(asked.root))
-    options = execute.Options(to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given))
+    options = execute.Options(
+        to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given), limits=limits
+    )
     return _finish(execute.execute(asked, store, options), as_json)
+
+
+def _limit(name: str, text: str | None, read: Callable[[str], _T], hint: str) -> _T | None:
+    """Return a limit of the command line. Raises UsageError for a text that is none."""
+    try:
+        return None if text is None else read(text)
+    except ValueError as error:
+        raise UsageError(f"{name} {text}: {error}", hint=hint) from error
 
 
 def _finish(result: execute.Result, as_json: bool) -> int:
@@ -84,7 +108,7 @@ def _best(name: str, seed: int | None) -> request.Request:
     return asked if seed is None else dataclasses.replace(asked, seed=seed, seed_given=True)
 
 
-def _resume(name: str, as_json: bool) -> int:
+def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
     """Go on from the last checkpoint of a run, as a run of its own."""
     store = common.open_store()
     common.needs_runs(store)
@@ -94,6 +118,7 @@ def _resume(name: str, as_json: bool) -> int:
         environment=resume.environment_of(start.record),
         sealed=lambda record, said: _announce(record, said, record.circumstances["launch"]["seed_given"]),
         start=start,
+        limits=limits,
     )
     return _finish(execute.execute(resume.request_of(start.record), store, options), as_json)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from repro.base.process import die_with_parent
-from repro.engines import output
+from repro.engines import output, watchdog
+from repro.engines.limits import Over, RunLimits
 from repro.engines.output import Channel, Listener
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -31,6 +32,7 @@ class Command(NamedTuple):
     ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with ``quiet`` nothing),
     through a terminal where ours is one. A ``gated`` interpreter waits for `LocalProcess.release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
+    ``limits`` count from its release on.
     """
 
     words: Sequence[str]
@@ -42,6 +44,7 @@ class Command(NamedTuple):
     silent: bool = False
     quiet: bool = False
     listener: Listener | None = None
+    limits: RunLimits = RunLimits()
 
     def channels(self) -> list[Channel]:
         """Open the channels of its output and errors, not yet started."""
@@ -51,13 +54,14 @@ class Command(NamedTuple):
 class End(NamedTuple):
     """How the job's first process ended: its exit code or signal, and the signals that were passed on to it.
 
-    ``lost`` says why it was never forked, or what it was taken along by.
+    ``lost`` says why it was never forked, or what it was taken along by; ``over`` for which limit it was ended.
     """
 
     code: int | None
     signal: int | None
     forwarded: list[int]
     lost: str | None = None
+    over: Over | None = None
 
 
 class First(Protocol):
@@ -91,6 +95,7 @@ class LocalProcess:
         process: First,
         gate: int | None,
         channels: list[Channel],
+        limits: RunLimits,
         spared: Sequence[int] = (),
     ) -> None:
         self._process = process
@@ -98,6 +103,8 @@ class LocalProcess:
         self._channels = channels
         self._spared = frozenset(spared)
         self._signals: _Signals | None = None
+        self._limits = limits
+        self._watchdog: watchdog.Watchdog | None = None
 
     @property
     def pid(self) -> int | None:
@@ -109,9 +116,15 @@ class LocalProcess:
 
         One that is gone already (SIGKILL, a broken start) is not an error.
         """
-        if self._process.pid is not None:
-            self._signals = _Signals(self._process.pid, self._channels)
+        pid = self._process.pid
+        if pid is not None:
+            self._signals = _Signals(pid, self._channels)
             self._signals.begin()
+            if self._limits != RunLimits():
+                self._watchdog = watchdog.Watchdog(
+                    self._limits, self._members, lambda number: _signal_group(pid, number)
+                )
+                self._watchdog.start()
         if self._gate is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._gate, b"!")
@@ -122,6 +135,7 @@ class LocalProcess:
         self._close_gate()
         self._process.kill()
         self._process.wait()
+        self._end_watch()
         _end_children(self._spared)
         self._finish()
 
@@ -134,6 +148,7 @@ class LocalProcess:
         """Wait for the end, passing signals on; processes that the job left behind are ended too."""
         try:
             code = self._process.wait()
+            over = self._end_watch()
             if self._process.pid is not None:
                 _end_group(self._process.pid)
             _end_children(self._spared)
@@ -142,7 +157,16 @@ class LocalProcess:
             if self._signals is not None:
                 self._signals.end()
         forwarded = [] if self._signals is None else self._signals.forwarded
-        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded)
+        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded, over=over)
+
+    def _members(self) -> set[int]:
+        """Return the job's processes, also those in sessions of their own."""
+        first = set() if self._process.pid is None else {self._process.pid}
+        return watchdog.family(first | (watchdog.children(os.getpid()) - self._spared))
+
+    def _end_watch(self) -> Over | None:
+        """Send nothing more for a limit; return the one that was broken."""
+        return None if self._watchdog is None else self._watchdog.end()
 
     def _finish(self) -> None:
         for channel in self._channels:
@@ -244,7 +268,7 @@ def launch(command: Command) -> LocalProcess:
             channel.start()
         if read_end is not None:
             os.close(read_end)
-    return LocalProcess(process, write_end, channels)
+    return LocalProcess(process, write_end, channels, command.limits)
 
 
 def become_subreaper() -> None:
@@ -263,7 +287,7 @@ def _end_children(spared: frozenset[int]) -> None:
     number = int(signal.SIGTERM)
     for turn in range(4 * _POLITE_TURNS):
         _reap()
-        children = _children() - spared
+        children = watchdog.children(os.getpid()) - spared
         if not children:
             return
         if turn:
@@ -272,15 +296,6 @@ def _end_children(spared: frozenset[int]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         time.sleep(0.01)
-
-
-def _children() -> set[int]:
-    me = os.getpid()
-    found: set[int] = set()
-    for task in Path(f"/proc/{me}/task").iterdir():
-        with contextlib.suppress(OSError):
-            found |= {int(pid) for pid in (task / "children").read_text(encoding="ascii").split()}
-    return found
 
 
 def kill_left(folder: Path) -> int:

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from repro.base.process import die_with_parent
 from repro.engines import local
+from repro.engines.limits import RunLimits
 from repro.engines.local import Command, LocalProcess
 from repro.engines.output import Channel
 
@@ -199,7 +200,7 @@ class _Template:
             os.close(read_end)
             for channel in channels:
                 channel.start()
-        return WarmProcess(_Worker(self), write_end, channels, self._process.pid)
+        return WarmProcess(_Worker(self), write_end, channels, command.limits, self._process.pid)
 
     def close(self) -> None:
         """End the template, and a worker that it has with it."""
@@ -214,8 +215,8 @@ class WarmProcess(LocalProcess):
 
     warm = True
 
-    def __init__(self, worker: _Worker, gate: int, channels: list[Channel], template: int) -> None:
-        super().__init__(worker, gate, channels, spared=[template])
+    def __init__(self, worker: _Worker, gate: int, channels: list[Channel], limits: RunLimits, template: int) -> None:
+        super().__init__(worker, gate, channels, limits, spared=[template])
         self._worker = worker
 
     def wait(self) -> local.End:

@@ -125,6 +125,11 @@ class FileDigest(Frozen, frozen=True, kw_only=True):
 KEPT = "left by an earlier run; kept in the store"
 
 
+#: How the reason of an outcome begins that a limit of the user's brought about: of time, of memory.
+OVER_TIME = "time limit of "
+OVER_MEMORY = "memory limit of "
+
+
 class TrailSummary(Frozen, frozen=True, kw_only=True):
     """One process's trail: its key (rank and order), frames, and the chain's last digest."""
 
@@ -154,6 +159,11 @@ class Outcome(Frozen, frozen=True, kw_only=True):
     artifacts: list[FileDigest]
     notes: list[str]
     gaps: list[Gap]
+
+
+def was_limited(outcome: Outcome) -> bool:
+    """Say whether a run was ended for a limit of time or memory: that tells nothing of its recipe."""
+    return (outcome.reason or "").startswith((OVER_TIME, OVER_MEMORY))
 
 
 class Attachment(Frozen, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from repro.capture import variables
 from repro.errors import EnvironmentMismatchError
 from repro.record import differences
 from repro.record.differences import Difference
-from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
+from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict, was_limited
 from repro.replay import compare, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.run import execute, observed, profiles
@@ -264,7 +264,8 @@ def _judge(
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
     seen = observed.read(result.folder)
-    extent: compare.Extent = "whole" if original.state in ("COMPLETED", "FAILED") else "first"
+    ended = original.state in ("COMPLETED", "FAILED") and not was_limited(original)
+    extent: compare.Extent = "whole" if ended else "first"
     stopped = asked.until is not None and bool(seen.stopped)
     found = compare.compare(
         (before, original), (result.folder, result.outcome), record.metrics, "common" if stopped else extent

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from repro.base import clock, files, journal
-from repro.engines import local
+from repro.engines import limits, local
+from repro.engines.limits import Over, RunLimits
 from repro.environments.elsewhere import Elsewhere
 from repro.errors import UsageError
-from repro.record.values import Outcome, Record, State
+from repro.record.values import OVER_MEMORY, OVER_TIME, Outcome, Record, State, was_limited
 from repro.run import conclude, leftovers, recover, resume, seal, setting
 from repro.run.metrics import Scanner
 from repro.run.request import Request
@@ -44,7 +45,7 @@ class Options:
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
     fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
     ``elsewhere`` is an environment other than the current one.
-    ``launch`` is what starts it: `local.launch`, or one that has warm workers.
+    ``launch`` is what starts it: `local.launch`, or one that has warm workers. ``limits`` end it.
     """
 
     to_stderr: bool = False
@@ -60,6 +61,7 @@ class Options:
     start: resume.Start | None = None
     elsewhere: Elsewhere | None = None
     launch: Callable[[local.Command], local.LocalProcess] = local.launch
+    limits: RunLimits = RunLimits()  # noqa: RUF009  (never changed)
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -110,9 +112,7 @@ class _Execution:
         )
         if self.options.start is not None:
             captured = self._continue(captured, self.options.start)
-        if self.process is not None and self.process.warm:
-            launch = captured.record.circumstances["launch"] | {"warm": True}
-            captured = _telling(captured, launch=launch)
+        captured = _telling(captured, launch=captured.record.circumstances["launch"] | self._launched())
         digest = self.store.seal_record(captured.record)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
@@ -126,6 +126,12 @@ class _Execution:
         end = self.process.wait()
         self._over = True
         return self._conclude(captured, digest, end)
+
+    def _launched(self) -> dict[str, Any]:
+        """Return what is told of the launch beyond what was captured."""
+        found: dict[str, Any] = {"warm": True} if self.process is not None and self.process.warm else {}
+        limited = self.options.limits != RunLimits()
+        return found | {"limits": self.options.limits._asdict()} if limited else found
 
     def _seen(self) -> dict[str, str]:
         """Return the variables as the record tells of them: less what leads to another environment."""
@@ -151,6 +157,7 @@ class _Execution:
                     quiet=self.options.quiet,
                     silent=self.options.given is not None,
                     listener=self.scanner,
+                    limits=self.options.limits,
                 )
             )
         except OSError as error:
@@ -227,20 +234,36 @@ def _state(end: local.End) -> State:
         return "CANCELLED"
     if end.lost:
         return "LOST"
+    if end.over is not None:  # whatever it made of the signal
+        return "TIMED_OUT" if end.over.what == "time" else "FAILED"
     return "COMPLETED" if end.code == 0 else "FAILED"
 
 
 def _reason(end: local.End) -> str | None:
     if end.lost:
         return end.lost
+    if end.over is not None and _ENDING.isdisjoint(end.forwarded):
+        return _broken(end.over)
     if end.signal is not None:
         return f"ended by {signal.Signals(end.signal).name}"
     return None if end.code == 0 else f"exit code {end.code}"
 
 
+def _broken(over: Over) -> str:
+    if over.what == "time":
+        return f"{OVER_TIME}{limits.in_seconds(over.limit)}"
+    most, seen = (limits.in_bytes(value, over.limit) for value in (over.limit, over.seen))
+    return f"{OVER_MEMORY}{most}: {seen} in use"
+
+
 def exit_code(result: Result) -> int:
-    """Return what the command line ends with: the child's own code; 128 and the signal's number as a shell has it."""
+    """Return what the command line ends with: the child's own code; 128 and the signal's number as a shell has it.
+
+    Beyond a limit it is 124 as of `timeout`, and 137 as where the kernel takes back memory.
+    """
     outcome = result.outcome
+    if was_limited(outcome):
+        return 124 if outcome.state == "TIMED_OUT" else 137
     if outcome.signal is not None:
         return 128 + int(signal.Signals[outcome.signal])
     return 0 if outcome.exit_code is None else outcome.exit_code
