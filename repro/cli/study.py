@@ -53,8 +53,8 @@ def trials(study: str, as_json: bool) -> int:
         [
             str(trial["trial"]),
             trial["state"],
-            report.number(trial["budget"]),
-            trial["reason"] or report.number(trial["metrics"].get(metric)),
+            "" if trial["budget"] is None else report.number(trial["budget"]),
+            trial["reason"] or ("" if trial["budget"] is None else report.number(trial["metrics"].get(metric))),
             trial["run_id"] or "",
             report.params(trial),
         ]

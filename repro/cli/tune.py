@@ -30,6 +30,9 @@ from repro.tune.specification import Study
 @click.option("--new", is_flag=True, help="Begin a new study where the file has changed since its last one began.")
 @click.option("--code", type=click.Choice(["recorded"]), help="Go on with the code that the study was begun with.")
 @click.option("--exact", is_flag=True, help="The whole tree counts as code, also what no run of the study opened.")
+@click.option(
+    "--give-up", type=click.IntRange(0), metavar="TRIAL", help="Count a trial that came to no result as diverged."
+)
 @click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Of a command: as for run.")
 @click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
 @common.json_option
@@ -40,6 +43,7 @@ def command(
     budget: float | None,
     repeats: int | None,
     code: str | None,
+    give_up: int | None,
     patterns: tuple[str, ...],
     *,
     new: bool,
@@ -52,6 +56,8 @@ def command(
     The same command goes on after a kill; where all is there, nothing is trained.
     """
     study = _limited(specification.load(Path(file)), trials, budget)
+    if give_up is not None and (dry_run or repeats is not None or study.table is not None):
+        raise UsageError("--give-up is of a study's trainings", hint=f"repro tune {file} --give-up {give_up}")
     if dry_run:
         return _dry_run(study, as_json)
     if repeats is not None:
@@ -65,7 +71,7 @@ def command(
     else:
         options = Options(workers, new, code == "recorded", exact, patterns)
         with Progress() as progress:
-            found = real.run(store, project, study, options, progress.watcher(_say))
+            found = real.run(store, project, study, options, progress.watcher(_say), give_up)
         for words in report.runs(found):
             _say(words)
     if not found["run_now"]:

@@ -54,6 +54,9 @@ class Progress:
 
     def _told(self, found: Told, scheduler: Scheduler) -> None:
         job = found.work.job
+        if found.failed is not None:
+            self._say(f"{found.work} {self._unit}: {found.failed}: run {found.run_id} is made again, alone")
+            return
         self._runs["run" if found.run_now else "read"] += 1
         if found.run_now:
             self._trained += scheduler.trials.cost(job) if found.went_on_from else job.budget
@@ -62,9 +65,16 @@ class Progress:
         of = f" ({point(what)})" if what else ""
         on = f", on from {found.went_on_from}{' epochs' if what else ''}" if found.went_on_from else ""
         if self._live is None:
-            common.say(f"repro: {found.work} {self._unit}{of}{on}: {how} {found.run_id}", dim=True)
+            self._say(f"{found.work} {self._unit}{of}{on}: {how} {found.run_id}")
         else:
             self._live.update(self._table(scheduler))
+
+    def _say(self, words: str) -> None:
+        """Print a line, above the table where there is one."""
+        if self._live is None:
+            common.say(f"repro: {words}", dim=True)
+        else:
+            self._live.console.print(f"repro: {words}", style="dim", markup=False, highlight=False)
 
     def _table(self, scheduler: Scheduler) -> Any:
         from rich.console import Group

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from repro.capture.data import StatCache
 from repro.record import trail as form
-from repro.record.values import Outcome, Record, recipe_digest
+from repro.record.values import Outcome, Record, recipe_digest, was_limited
 from repro.run import observed, recover, trails
 from repro.run.request import Request
 from repro.seeds import plan
@@ -107,8 +107,9 @@ def _there(
         while candidates and name not in found:
             run_id = candidates.pop()  # the latest; each counts once
             outcome = store.outcome(run_id)
-            usable = outcome is not None and suits(store.record(run_id))
-            if outcome is not None and usable and there.is_as_read(store, request.root, outcome, cache):
+            if outcome is None or was_limited(outcome) or not suits(store.record(run_id)):
+                continue
+            if there.is_as_read(store, request.root, outcome, cache):
                 checked += len(outcome.inputs)
                 found[name] = replicate(store, request.seed, outcome)
     cache.save()

@@ -1,7 +1,8 @@
 """Studies of the tuner on the disk: a sealed specification, the decision log, and what the study had come to.
 
 ``studies/ID/specification.json`` is sealed before anything is tried; ``decisions.jsonl`` only grows; each time the
-study reaches its limits with more decisions than before, ``ends/NNNN.json`` is sealed with the log's digest.
+study reaches its limits with more decisions than before, ``ends/NNNN.json`` is sealed with the log's digest. What the
+user answered when it stopped and asked is sealed as ``answers/NNNN.json``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class StudyFolder:
         if locks.is_held(lock):
             raise UsageError(f"study {self.study_id} is being run by another process", hint="wait for it, or end it")
         with locks.exclusive(lock):
-            self._store.enter({self._sealed: "study", **dict.fromkeys(self._ends(), "study-end")})
+            kinds = {self._sealed: "study", **dict.fromkeys(self._all("ends"), "study-end")}
+            self._store.enter(kinds | dict.fromkeys(self._all("answers"), "study-answer"))
             yield
 
     def begin(self, specification: dict[str, Any]) -> None:
@@ -56,17 +58,28 @@ class StudyFolder:
 
     def ends(self) -> list[dict[str, Any]]:
         """Return what the study had come to each time that it reached its limits, oldest first."""
-        return [self._read(path) for path in self._ends()]
-
-    def _ends(self) -> list[Path]:
-        return sorted((self.folder / "ends").glob("*.json"))
+        return [self._read(path) for path in self._all("ends")]
 
     def end(self, value: dict[str, Any]) -> None:
         """Seal what the study has come to."""
-        folder = self.folder / "ends"
+        self._add("ends", "study-end", value)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return what the user answered when the study asked, oldest first."""
+        return [self._read(path) for path in self._all("answers")]
+
+    def answer(self, value: dict[str, Any]) -> None:
+        """Seal an answer of the user's."""
+        self._add("answers", "study-answer", value)
+
+    def _all(self, part: str) -> list[Path]:
+        return sorted((self.folder / part).glob("*.json"))
+
+    def _add(self, part: str, kind: str, value: dict[str, Any]) -> None:
+        folder = self.folder / part
         with files.disk_errors("make", folder):
             folder.mkdir(exist_ok=True)
-        self._store.seal_file(folder / f"{len(self._ends()):04}.json", "study-end", _line(value))
+        self._store.seal_file(folder / f"{len(self._all(part)):04}.json", kind, _line(value))
 
     def decisions(self) -> list[bytes]:
         """Return the lines of the decision log; a last one that was torn by a crash does not count."""

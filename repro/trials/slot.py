@@ -17,6 +17,7 @@ from repro.capture import packages
 from repro.capture.interpreter import Interpreter
 from repro.capture.variables import OFFLINE
 from repro.engines import local, warm
+from repro.engines.limits import RunLimits
 from repro.errors import CaptureError, ReproError
 from repro.record.values import Recipe, Record
 from repro.run import execute, resume, seal, setting
@@ -31,6 +32,7 @@ class Template(NamedTuple):
 
     ``start`` is the checkpoint that all go on from, where they do and have none of their own. ``cold`` says that each
     worker is started anew, also where one could be forked. ``python`` is the interpreter that runs, if one does.
+    ``limits`` end each run.
     """
 
     store: Store
@@ -40,6 +42,7 @@ class Template(NamedTuple):
     start: resume.Start | None = None
     cold: bool = False
     python: Interpreter | None = None
+    limits: RunLimits = RunLimits()
 
     def recipe(self, request: Request) -> Recipe:
         """Return the recipe of one run."""
@@ -111,6 +114,7 @@ class Slot:
                 environment=self._environment,
                 start=start or self._template.start,
                 launch=local.launch if self._engine is None else self._engine.launch,
+                limits=self._template.limits,
             ),
         )
 

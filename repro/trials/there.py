@@ -10,15 +10,18 @@ from repro.run import leftovers
 from repro.store import index
 from repro.store.store import Store
 
-#: Ends that are results: a run that was lost or cancelled is made again.
-RESULTS = ("COMPLETED", "FAILED", "TIMED_OUT")
+#: Ends that a run came to while somebody watched: one that was lost or cancelled is made again.
+ENDS = ("COMPLETED", "FAILED", "TIMED_OUT")
 
 
-def by_recipe(store: Store, states: tuple[str, ...] = RESULTS) -> dict[str, list[str]]:
-    """Return the runs that ended so, replays left out, by the digest of their recipe, the latest last."""
+def by_recipe(store: Store) -> dict[str, list[str]]:
+    """Return the runs that came to an end, replays left out, by the digest of their recipe, the latest last.
+
+    Not all of them are results: a study looks at what they ended with.
+    """
     runs: dict[str, list[str]] = {}
     for row in index.rows(store):
-        if row["replay_of"] is None and row["state"] in states:
+        if row["replay_of"] is None and row["state"] in ENDS:
             runs.setdefault(row["recipe_digest"], []).append(row["run_id"])
     return runs
 

@@ -50,7 +50,7 @@ class Known:
         self._store = store
         self._root = root
         self._others = others
-        self._results = there.by_recipe(store, ("COMPLETED", "FAILED"))
+        self._results = there.by_recipe(store)
         self._cache = StatCache(store.cache / "files.json")
         self._starts: dict[str, list[str]] | None = None
 
@@ -67,6 +67,11 @@ class Known:
             if not checked or there.is_as_read(self._store, self._root, outcome, self._cache):
                 return outcome
         return None
+
+    def failures(self, recipe: Recipe) -> list[Outcome]:
+        """Return how the runs of this recipe ended that are no results, the latest last."""
+        found = map(self._store.outcome, self._results.get(recipe_digest(recipe), []))
+        return [one for one in found if one is not None and not results.is_result(self._store, one)]
 
     def _of_other_code(self, recipe: Recipe) -> Iterator[str]:
         for code in self._others:

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from repro.errors import UsageError
 from repro.record.values import Recipe
 from repro.run import recover, seal
+from repro.run.request import Request
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.trials import pool
 from repro.trials.slot import Template
 from repro.tune import base as bases
 from repro.tune import controls, decisions, finalists, ground, judging, method, results, study
+from repro.tune.answers import Answers, GivenUp, why
 from repro.tune.base import Base
 from repro.tune.drive import drive
 from repro.tune.ground import Options
@@ -46,8 +49,10 @@ def ladder_of(base: Base) -> Ladder:
     return Ladder(base.axis, base.given, base.course, base.points)
 
 
-def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watcher) -> dict[str, Any]:
-    """Run what is missing of a study, and return its document.
+def run(
+    store: Store, root: Path, asked: Study, options: Options, watcher: Watcher, give_up: int | None = None
+) -> dict[str, Any]:
+    """Run what is missing of a study, and return its document; first ``give_up`` a trial that has come to no result.
 
     Raises:
         ConfigError, UsageError: when the file cannot be a study of its experiment, or it changed since it began.
@@ -57,31 +62,34 @@ def run(store: Store, root: Path, asked: Study, options: Options, watcher: Watch
     method.planned(asked, ladder_of(base), bases.available(asked, base))
     recover.recover(store)
     template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
-    folder, template = ground.begin(store, root, asked, base, template, options, watcher.said)
     threads = template.record.recipe.threads or 1
     workers = options.workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    folder, template = ground.begin(store, root, asked, base, template, options, watcher.said)
+    template = template._replace(study_id=folder.study_id, limits=asked.limits)
     with folder.held():
-        return _run(folder, asked, base, template._replace(study_id=folder.study_id), workers, watcher)
+        if give_up is not None:
+            _give_up(folder, asked, base, template, give_up, watcher.said)
+        return _run(folder, asked, base, template, workers, watcher)
 
 
 def _run(
     folder: StudyFolder, asked: Study, base: Base, template: Template, workers: int, watcher: Watcher
 ) -> dict[str, Any]:
     assert asked.objective is not None  # noqa: S101  (the file was checked for it)
-    metric, mode = asked.objective
+    _, mode = asked.objective
     whole = ladder_of(base)
     scheduler = method.scheduler(asked, whole, bases.source(asked, base), mode)
 
     def told(found: Told) -> None:
         watcher.told(found, scheduler)
 
-    replicates = range(asked.per_trial)
+    answers = Answers(folder)
     watcher.began(whole, workers)
     others = ground.earlier_codes(template.store, folder)
-    with Trainings(template, base, scheduler.trials.params, metric, replicates, workers, told, others) as engine:
+    with Trainings(template, base, scheduler.trials.params, asked, answers, workers, told, others) as engine:
         drive(scheduler, engine, _Log(folder, scheduler).write)
         study.keep(folder, scheduler, method.limits(asked, whole))
-        document = _document(folder, asked, base, scheduler, engine)
+        document = _document(folder, asked, base, scheduler, engine, answers)
         for reason in engine.reasons:
             watcher.said(f"promoted trials were trained anew: {reason}")
         further = _Further(asked, base, scheduler, engine)
@@ -121,7 +129,12 @@ class _Log:
 
 
 def _document(
-    folder: StudyFolder, asked: Study, base: Base, scheduler: Scheduler, engine: Trainings | Recorded
+    folder: StudyFolder,
+    asked: Study,
+    base: Base,
+    scheduler: Scheduler,
+    engine: Trainings | Recorded,
+    answers: Answers,
 ) -> dict[str, Any]:
     assert asked.objective is not None  # noqa: S101
     metric, mode = asked.objective
@@ -129,11 +142,16 @@ def _document(
     def metrics(trial: int, budget: Amount) -> Mapping[str, float]:
         return results.mean_metrics(engine.outcomes[trial, budget])
 
-    def run_id(trial: int, budget: Amount) -> str | None:
-        return engine.outcomes[trial, budget][0].run_id
+    def run_id(trial: int, budget: Amount) -> str:
+        given_up = answers.of(Job(trial, 0, Amount(0), budget), range(asked.per_trial))
+        return given_up.run_id if given_up else engine.outcomes[trial, budget][0].run_id
 
     reader = study.Reader(ladder_of(base), metric, mode, lambda _trial: None, run_id, metrics)
-    return study.document(folder, asked, scheduler, reader)
+    given_up = [
+        {"trial": item.trial, "budget": plain(item.budget), "reason": item.reason, "run_id": item.run_id}
+        for item in answers.all
+    ]
+    return study.document(folder, asked, scheduler, reader) | {"given_up": given_up}
 
 
 class _Further(NamedTuple):
@@ -155,7 +173,10 @@ def _finalists(further: _Further) -> list[dict[str, Any]] | None:
     further.engine.train([Job(trial, 0, Amount(0), high) for trial in order], fresh)
     metric, mode = asked.objective or ("", "min")
     outcomes = {trial: further.engine.outcomes[trial, high] for trial in order}
-    values = {trial: [one.metrics.get(metric, math.nan) for one in found] for trial, found in outcomes.items()}
+    values = {
+        trial: [one.metrics.get(metric, math.nan) for one in found] or [math.nan] * asked.finalists
+        for trial, found in outcomes.items()
+    }
     return finalists.compared(values, mode)
 
 
@@ -194,25 +215,74 @@ class _Derived(NamedTuple):
     base: Base
     scheduler: Scheduler
     engine: Recorded
+    answers: Answers
+    known: Known
+    recipe_of: Callable[[Job, int], Recipe]
 
 
 def _derive(store: Store, folder: StudyFolder) -> _Derived:
     """Derive a kept study again from the records; nothing is captured, and nothing is run."""
     asked, sealed = study.restored(folder), folder.specification()
-    assert asked.objective is not None  # noqa: S101  (the file was checked for it)
-    metric, mode = asked.objective
     recipe = msgspec.convert(sealed["places"]["recipe"], Recipe)
     base = bases.sealed(asked, recipe, sealed["identity"]["experiment"], Path(sealed["places"]["root"]))
-    scheduler = method.scheduler(asked, ladder_of(base), bases.source(asked, base), mode)
     environment = dict(os.environ)
+    return _derived(store, folder, asked, base, lambda request: seal.recipe_of(recipe, request, environment))
+
+
+def _derived(
+    store: Store, folder: StudyFolder, asked: Study, base: Base, recipe: Callable[[Request], Recipe]
+) -> _Derived:
+    """Derive a study from the records as far as these go."""
+    assert asked.objective is not None  # noqa: S101  (the file was checked for it)
+    metric, mode = asked.objective
+    scheduler = method.scheduler(asked, ladder_of(base), bases.source(asked, base), mode)
 
     def recipe_of(job: Job, replicate: int) -> Recipe:
-        return seal.recipe_of(recipe, base.of(scheduler.trials.params(job.trial), job, replicate), environment)
+        return recipe(base.of(scheduler.trials.params(job.trial), job, replicate))
 
-    known = Known(store, base.request.root, ground.earlier_codes(store, folder))
-    engine = Recorded(known, recipe_of, metric, range(asked.per_trial), store)
+    known, answers = Known(store, base.request.root, ground.earlier_codes(store, folder)), Answers(folder)
+    engine = Recorded(known, recipe_of, metric, range(asked.per_trial), answers, store)
     drive(scheduler, engine)
-    return _Derived(asked, base, scheduler, engine)
+    return _Derived(asked, base, scheduler, engine, answers, known, recipe_of)
+
+
+def _give_up(
+    folder: StudyFolder, asked: Study, base: Base, template: Template, trial: int, said: Callable[[str], None]
+) -> None:
+    """Seal that a trial is given up where it came to no result.
+
+    Raises:
+        UsageError: when there is no such trial, or nothing to give up.
+    """
+    found = _derived(template.store, folder, asked, base, template.recipe)
+    begun = len(found.scheduler.trials.all)
+    if trial >= begun:
+        raise UsageError(f"there is no trial {trial}: {begun} have begun, from 0 on", hint="repro study trials last")
+    given_up = _stuck(found, trial)
+    if given_up is not None:
+        found.answers.add(given_up)
+        where = f"trial {trial} at {amount(given_up.budget)} {base.axis.name}"
+        said(f"{where}: {given_up.reason}: given up, it counts as diverged")
+    elif any(item.trial == trial for item in found.answers.all):
+        said(f"trial {trial} was given up before")
+    else:
+        raise UsageError(
+            f"trial {trial} has no training that came to no result: there is nothing to give up",
+            hint="repro study trials last",
+        )
+
+
+def _stuck(found: _Derived, trial: int) -> GivenUp | None:
+    """Return the first training of a trial that came to no result: in the search, its controls or its finalists."""
+    axis, scheduler = found.base.axis, found.scheduler
+    budgets = sorted({axis.low, axis.high, *judging.cheap(scheduler, axis.high)})
+    for budget, replicate in itertools.product(budgets, range(found.study.per_trial + found.study.finalists)):
+        job = Job(trial, 0, Amount(0), budget)
+        recipe = found.recipe_of(job, replicate)
+        failed = found.known.failures(recipe)
+        if failed and not found.answers.of(job, range(replicate, replicate + 1)) and not found.known.result(recipe):
+            return GivenUp(trial, budget, replicate, why(failed), failed[-1].run_id)
+    return None
 
 
 def verify(store: Store, folder: StudyFolder) -> Verified:
@@ -233,7 +303,7 @@ def verify(store: Store, folder: StudyFolder) -> Verified:
 def document_of(store: Store, folder: StudyFolder) -> dict[str, Any]:
     """Return the document of a kept study, as far as it has come, derived again from its records."""
     found = _derive(store, folder)
-    document = _document(folder, found.study, found.base, found.scheduler, found.engine)
+    document = _document(folder, found.study, found.base, found.scheduler, found.engine, found.answers)
     _, mode = found.study.objective or ("", "min")
     between = _between_rungs(found.scheduler, mode)
     return document | {"controls": None, "rung_correlation": between, "finalists": None, "run_now": 0}

@@ -104,6 +104,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  budget {counted(spent, unit)}{more}"
     yield f"  {found['decisions']:,} decisions, {found['decisions_digest']}"
     yield from rungs(found)
+    for item in found.get("given_up", ()):
+        yield f"  trial {item['trial']} was given up at {counted(item['budget'], unit)}: {item['reason']}"
     yield from _best(found)
     yield from _finalists(found)
     if found["controls"] is not None:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+import signal
+from collections.abc import Iterator, Mapping
 
-from repro.record.values import Outcome
+from repro.record.values import OVER_MEMORY, OVER_TIME, Outcome, was_limited
 from repro.store.store import Store
 from repro.tune.search import Score
 
-_MEMORY = ("MemoryError", "out of memory", "OutOfMemoryError", "Cannot allocate memory")
-_TAIL = 4096
+#: What Python, NumPy, torch and the kernel say where there is too little memory, on the host or on a GPU.
+_MEMORY = re.compile(
+    r"MemoryError|OutOfMemoryError|out of memory|can(?:no|')t allocate memory|DefaultCPUAllocator"
+    r"|STATUS_ALLOC_FAILED|killed by signal: Killed",
+    re.IGNORECASE,
+)
+_TAIL = 1 << 14
+_TRACEBACK = "Traceback (most recent call last):"
+#: What a shell ends with whose command was killed.
+_KILLED = 128 + signal.SIGKILL
 
 
 def is_result(store: Store, outcome: Outcome) -> bool:
     """Say whether how a run ended tells of its recipe: a signal, a time limit, or too little memory does not."""
     if outcome.state == "COMPLETED":
         return True
-    if outcome.state != "FAILED" or outcome.signal is not None:
+    if outcome.state != "FAILED" or outcome.signal is not None or was_limited(outcome):
         return False
-    return not any(word in _tail(store, outcome) for word in _MEMORY)
+    return outcome.exit_code != _KILLED and not any(map(_MEMORY.search, _said(_tail(store, outcome))))
 
 
 def why(outcome: Outcome) -> str:
     """Say in words why the end of a run is no result."""
-    return f"was {outcome.reason}" if outcome.signal is not None else "had too little memory"
+    reason = outcome.reason or ""
+    if outcome.state == "TIMED_OUT":
+        return f"out of time at {reason.removeprefix(OVER_TIME)}"
+    if reason.startswith(OVER_MEMORY):
+        return f"out of memory at {reason.removeprefix(OVER_MEMORY).partition(':')[0]}"
+    return reason if outcome.signal is not None or outcome.exit_code == _KILLED else "out of memory"
 
 
 def _tail(store: Store, outcome: Outcome) -> str:
@@ -35,6 +50,12 @@ def _tail(store: Store, outcome: Outcome) -> str:
             return handle.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _said(text: str) -> Iterator[str]:
+    """Yield the lines in which a script said what it ended with: from its first traceback on, less the code in it."""
+    _, found, after = text.partition(_TRACEBACK)
+    yield from (line for line in (after if found else text).splitlines() if not line.startswith(" "))
 
 
 def score_of(store: Store, outcomes: list[Outcome], metric: str) -> Score:
@@ -57,8 +78,8 @@ def _exception(store: Store, outcome: Outcome) -> str:
 
 
 def mean_metrics(outcomes: list[Outcome]) -> Mapping[str, float]:
-    """Return the means of the metrics that all replicates have."""
-    names = set.intersection(*(set(outcome.metrics) for outcome in outcomes))
+    """Return the means of the metrics that all replicates have; none of a job that was given up."""
+    names = set.intersection(*(set(outcome.metrics) for outcome in outcomes)) if outcomes else set()
     return {name: _mean([outcome.metrics[name] for outcome in outcomes]) for name in sorted(names)}
 
 

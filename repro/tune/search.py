@@ -72,10 +72,14 @@ def cost(budgets: Iterable[Amount], course: Course) -> Amount:
 
 
 class Score(NamedTuple):
-    """What a trial reached at a budget, in the metric's own direction; None where it diverged, for the reason."""
+    """What a trial reached at a budget, in the metric's own direction; None where it diverged, for the reason.
+
+    ``detail`` is the reason for people, where it has more than decisions may have.
+    """
 
     value: float | None
     reason: str | None = None
+    detail: str | None = None
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
+from repro.engines.limits import RunLimits, seconds, size
 from repro.errors import ConfigError
 from repro.run import yaml12
 from repro.run.config import nearest
@@ -31,8 +32,9 @@ _KEYS = (
     "budget",
     "controls",
     "threads",
+    "limits",
 )
-_OF_EXPERIMENT = ("space", "threads")
+_OF_EXPERIMENT = ("space", "threads", "limits")
 _AXES = ("epochs", "data", "model")
 _AMOUNT = above_zero("an amount")
 _T = TypeVar("_T")
@@ -55,7 +57,10 @@ class Method(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A study file that was read and found right. ``trials`` and ``budget`` are limits, no part of what is sealed."""
+    """A study file that was read and found right.
+
+    ``trials`` and ``budget`` limit the study, ``limits`` each of its trainings: they are no part of what is sealed.
+    """
 
     path: Path
     experiment: str | None
@@ -71,6 +76,7 @@ class Study(NamedTuple):
     budget: Amount | None
     controls: bool
     threads: int | None
+    limits: RunLimits
 
     def sealed(self) -> dict[str, Any]:
         """Return the specification as plain values: what decides, without limits and places."""
@@ -144,6 +150,7 @@ class _Reader:
             budget=self._budget(),
             controls=self._flag("controls"),
             threads=self._optional(("threads",)),
+            limits=self._limits(),
         )
         self._complete(study)
         return study
@@ -295,6 +302,17 @@ class _Reader:
         if not isinstance(value, bool):
             self.fail((name,), f"true or false is expected, not {value!r}")
         return value
+
+    def _limits(self) -> RunLimits:
+        value = self._value.get("limits")
+        if value is None:
+            return RunLimits()
+        hint = "limits: {time: 600, memory: 4GiB}"
+        if not isinstance(value, dict) or not value:
+            self.fail(("limits",), "the time or the memory that one training may have is expected", hint)
+        self._known(value, ("limits",), RunLimits._fields)
+        read: dict[str, Callable[[Any], Any]] = {"time": seconds, "memory": size}
+        return RunLimits(**{name: self._read(read[name], item, ("limits", name), hint) for name, item in value.items()})
 
     def _complete(self, study: Study) -> None:
         """Check what keys ask of one another."""

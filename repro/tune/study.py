@@ -253,7 +253,7 @@ def _trial(at: int, trial: Trial, reader: Reader) -> dict[str, Any]:
         "state": _state(trial, reader.ladder.axis.high),
         "budget": None if reached is None else plain(reached),
         "metrics": {} if reached is None else dict(reader.metrics(at, reached)),
-        "reason": None if last is None else last.reason,
+        "reason": None if last is None else last.detail or last.reason,
         "run_id": None if reached is None else reader.run_id(at, reached),
         "scores": [{"budget": plain(budget), "value": score.value} for budget, score in sorted(trial.scores.items())],
     }

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from repro.errors import ConfigError, ReproError
+from repro.errors import ConfigError
 from repro.record.values import Outcome, Recipe
 from repro.run import observed
 from repro.run.request import Request
 from repro.store.store import Store
 from repro.trials import pool
 from repro.trials.slot import Template
-from repro.tune import known, results
+from repro.tune import answers, known, results
+from repro.tune.answers import Answers, GivenUp
 from repro.tune.base import Base
 from repro.tune.report import amount
 from repro.tune.search import Amount, Job, Score
 from repro.tune.space import Params
+from repro.tune.specification import Study
 
-#: A run that died of a signal is made again so often, alone.
+#: A run that came to no result (a signal, a limit of time or memory) is made again so often, alone.
 _AGAIN = 2
 
 
@@ -36,40 +38,51 @@ class Work(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A run that a study has: which one, whether it was run now, and where it went on from (0: from the beginning)."""
+    """A run that a study has: which one, whether it was run now, and where it went on from (0: from the beginning).
+
+    ``failed`` says why it is no result: it is made again.
+    """
 
     work: Work
     run_id: str
     run_now: bool
     went_on_from: int
+    failed: str | None = None
 
 
 class Trainings:
-    """An engine over real runs: so many at once, each job as many runs as a trial has replicates."""
+    """An engine over real runs: so many at once, each job as many runs as a trial has replicates.
+
+    A job that was given up has none: it diverged.
+    """
 
     def __init__(
         self,
         template: Template,
         base: Base,
         params: Callable[[int], Params],
-        metric: str,
-        replicates: range,
+        asked: Study,
+        answers: Answers,
         workers: int,
         told: Callable[[Told], None],
         others: Sequence[Mapping[str, str]] = (),
     ) -> None:
+        assert asked.objective is not None  # noqa: S101  (the file was checked for it)
         self._template = template
         self._base = base
         self._params = params
-        self._metric = metric
-        self._replicates = replicates
+        self._metric = asked.objective[0]
+        self._replicates = range(asked.per_trial)
+        self._file = asked.path
+        self._answers = answers
+        self._is_after = False
         self._workers = workers
         self._told = told
         self._stack = ExitStack()
         self._pool: pool.Pool[Work] | None = None
         self._queue: deque[Work] = deque()
         self._alone: deque[Work] = deque()
-        self._tries: Counter[Work] = Counter()
+        self._failed: dict[Work, list[Outcome]] = {}
         self._results: dict[Job, dict[int, Outcome]] = {}
         self._went_on: dict[Work, int] = {}
         self._known = known.Known(template.store, base.request.root, others)
@@ -104,7 +117,7 @@ class Trainings:
     def submit(self, task: Job) -> None:
         """Begin a job: what is there of it is read at once."""
         self._results[task] = {}
-        for replicate in self._replicates:
+        for replicate in () if self._given_up(task) else self._replicates:
             work = Work(task, replicate)
             outcome = self._known.result(self._recipe(work))
             if outcome is None:
@@ -120,7 +133,7 @@ class Trainings:
 
         Raises:
             ConfigError: when the runs do not log the objective, or do not heed their budget.
-            ReproError: when a run cannot be started, or died of a signal too often.
+            ReproError: when a run cannot be started, or came to no result too often.
         """
         while (job := self._whole()) is None:
             self._fill()
@@ -128,20 +141,29 @@ class Trainings:
             work, outcome = self._pool.next()
             self._ended(work, outcome)
         found = self._results.pop(job)
-        outcomes = [found[replicate] for replicate in self._replicates]
-        self.outcomes[job.trial, job.budget] = outcomes
-        return job, results.score_of(self._template.store, outcomes, self._metric)
+        self.outcomes[job.trial, job.budget] = [
+            found[replicate] for replicate in self._replicates if replicate in found
+        ]
+        return job, self._score(job)
 
     def train(self, jobs: Iterable[Job], replicates: range) -> None:
-        """Make the runs of further jobs, with other replicates; ``outcomes`` are theirs then, and no others."""
+        """Make the runs of further jobs, with other replicates; ``outcomes`` are theirs then, and no others.
+
+        These decide nothing: what was given up at a budget is not tried at a larger one.
+        """
         self._replicates, self.outcomes, queue = replicates, {}, deque(jobs)
+        self._is_after = True
         while queue or not self.idle:
             while queue and self.free:
                 self.submit(queue.popleft())
             self.wait()
 
     def _whole(self) -> Job | None:
-        return next((job for job, found in self._results.items() if len(found) == len(self._replicates)), None)
+        whole = len(self._replicates)
+        return next((job for job, found in self._results.items() if len(found) == whole or self._given_up(job)), None)
+
+    def _given_up(self, job: Job) -> GivenUp | None:
+        return self._answers.of(job, self._replicates, beyond=self._is_after)
 
     def _request(self, work: Work) -> Request:
         return self._base.of(self._params(work.job.trial), work.job, work.replicate)
@@ -173,13 +195,12 @@ class Trainings:
             raise KeyboardInterrupt
         self._known.add(self._recipe(work), outcome.run_id)
         if not results.is_result(self._template.store, outcome):
-            self._tries[work] += 1
-            if self._tries[work] > _AGAIN:
-                raise ReproError(
-                    f"{work}: run {outcome.run_id} {results.why(outcome)}, {_AGAIN + 1} times: that is no result",
-                    hint=f"repro show {outcome.run_id}; the same command goes on from here",
-                )
+            self._failed.setdefault(work, []).append(outcome)
+            if len(self._failed[work]) > _AGAIN:
+                what = f"{work} {self._base.axis.name}"
+                raise answers.question(self._file, work.job.trial, what, self._failed[work])
             self._alone.append(work)
+            self._told(Told(work, outcome.run_id, True, self._went_on.pop(work), results.why(outcome)))
             return
         self.counts["run_now"] += 1
         self.counts["continued"] += bool(self._went_on[work])
@@ -215,11 +236,17 @@ class Trainings:
 
     def score(self, trial: int, budget: Amount) -> Score:
         """Return the score of a job that is over."""
-        return results.score_of(self._template.store, self.outcomes[trial, budget], self._metric)
+        return self._score(Job(trial, 0, Amount(0), budget))
+
+    def _score(self, job: Job) -> Score:
+        given_up = self._given_up(job)
+        if given_up is not None:
+            return given_up.score
+        return results.score_of(self._template.store, self.outcomes[job.trial, job.budget], self._metric)
 
 
 class Recorded:
-    """An engine that runs nothing: jobs without a record stay open, and are named in ``missing``."""
+    """An engine that runs nothing: jobs without a record or an answer stay open, and are named in ``missing``."""
 
     free = True
 
@@ -229,9 +256,11 @@ class Recorded:
         recipe: Callable[[Job, int], Recipe],
         metric: str,
         replicates: range,
+        answers: Answers,
         store: Store,
     ) -> None:
         self._known = there
+        self._answers = answers
         self._recipe = recipe
         self._metric = metric
         self._replicates = replicates
@@ -246,7 +275,10 @@ class Recorded:
         return not self._over
 
     def submit(self, task: Job) -> None:
-        """Look a job's runs up."""
+        """Look a job's runs up, unless it was given up."""
+        if self._answers.of(task, self._replicates):
+            self._over.append((task, []))
+            return
         found = [self._known.result(self._recipe(task, at), checked=False) for at in self._replicates]
         outcomes = [outcome for outcome in found if outcome is not None]
         if len(outcomes) == len(found):
@@ -258,4 +290,5 @@ class Recorded:
         """Return the next job that has all its runs, and its score."""
         job, outcomes = self._over.popleft()
         self.outcomes[job.trial, job.budget] = outcomes
-        return job, results.score_of(self._store, outcomes, self._metric)
+        given_up = self._answers.of(job, self._replicates)
+        return job, given_up.score if given_up else results.score_of(self._store, outcomes, self._metric)
