@@ -175,9 +175,10 @@ def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: di
 def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
     """Yield title and lines of each list of a replay."""
     yield "differences between then and now, likely causes first", [*map(_line, found.differences)]
-    if found.comparison is not None:
-        yield "not compared (they measure time or memory)", found.comparison.not_compared
-        yield "files that differ (they decide nothing)", [item["path"] for item in found.comparison.files]
+    if (compared := found.comparison) is not None:
+        yield "not compared (they measure time or memory)", compared.not_compared
+        if compared.frames or compared.points or compared.artifacts:  # else they decided
+            yield "files that differ (they decide nothing)", [item["path"] for item in compared.files]
     yield "the run itself", found.notes if found.verdict == "DIFFERENT" else []
     yield "denied", found.denied
     yield "gaps", found.gaps
