@@ -26,7 +26,7 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot {what} {path}: {error.strerror}", hint=_hint(error.errno, path)) from error
+        raise _refused(f"cannot {what} {path}", error.errno, path) from error
 
 
 def refusal(words: str, path: Path) -> StoreError | None:
@@ -37,7 +37,18 @@ def refusal(words: str, path: Path) -> StoreError | None:
     found = next((number for number in (*_FULL, errno.EROFS) if os.strerror(number) in words), None)
     if found is None and _is_full(path.parent):
         found = errno.ENOSPC
-    return None if found is None else StoreError(f"cannot write {path}: {os.strerror(found)}", hint=_hint(found, path))
+    return None if found is None else _refused(f"cannot write {path}", found, path)
+
+
+def check_room(what: str, folder: Path) -> None:
+    """Raise StoreError, ``what`` being the thing that failed, where there is hardly any room on a folder's disk."""
+    if _is_full(folder):
+        raise _refused(what, errno.ENOSPC, folder)
+
+
+def _refused(what: str, number: int | None, path: Path) -> StoreError:
+    reason = "unknown error" if number is None else os.strerror(number)
+    return StoreError(f"{what}: {reason}", hint=_hint(number, path))
 
 
 def _is_full(folder: Path) -> bool:

@@ -191,6 +191,7 @@ class _Execution:
     def _conclude(self, captured: seal.Captured, digest: str, end: local.End) -> Result:
         if self.scanner is not None:
             self.scanner.finish()
+        self._check_room(end)
         alone = not self.store.others_since(self._journal_end, self.run_id)
         place = self.asked.place
         files = conclude.look(captured.record, self.store, place, captured.code.stats, self.started_ns, alone=alone)
@@ -209,6 +210,11 @@ class _Execution:
         if self.options.given is None:
             leftovers.remember_outputs(self.store, self.asked.root, files.stats)
         return Result(captured.record, digest, outcome, self.folder, end.forwarded)
+
+    def _check_room(self, end: local.End) -> None:
+        """Raise StoreError where a run failed on a full disk: that tells nothing of its recipe. It is LOST then."""
+        if _state(end) == "FAILED":
+            files.check_room(f"run {self.run_id} failed in {self.folder}", self.folder)
 
     def close(self) -> None:
         """Let go of the run; one that was never sealed leaves nothing behind."""

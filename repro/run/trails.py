@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro.base import digest
+from repro.base.files import disk_errors
 from repro.record import trail as form
 from repro.record.values import TrailSummary
+
+#: Hidden ones are litter of a crash in `settle`.
+_ROWS = "[!.]*.rows"
 
 
 class ProcessTrail(NamedTuple):
@@ -72,11 +76,16 @@ def settle(found: Iterable[ProcessTrail]) -> None:
 def _shorten(path: Path, size: int) -> None:
     short = path.with_name(f".{path.name}")
     short.unlink(missing_ok=True)
-    if path.exists() and path.stat().st_size > size:
-        with path.open("rb") as old, short.open("xb") as new:
-            while new.tell() < size and (data := old.read(min(1 << 20, size - new.tell()))):
-                new.write(data)
-        short.replace(path)
+    if not path.exists() or path.stat().st_size <= size:
+        return
+    with disk_errors("write", short):
+        try:
+            with path.open("rb") as old, short.open("xb") as new:
+                while new.tell() < size and (data := old.read(min(1 << 20, size - new.tell()))):
+                    new.write(data)
+            short.replace(path)
+        finally:
+            short.unlink(missing_ok=True)
 
 
 def has_frames(path: Path) -> bool:
@@ -89,7 +98,7 @@ def read(folder: Path) -> list[ProcessTrail]:
     """Return the trails of the run in ``folder``: by rank, then in the order in which the processes began to step."""
     found = []
     seen: dict[int, int] = {}
-    for path in sorted((folder / "trail").glob("*.rows")):
+    for path in sorted((folder / "trail").glob(_ROWS)):
         rank = int(path.name.split("-")[0])
         seen[rank] = seen.get(rank, 0) + 1
         label = f"rank {rank}" + (f" #{seen[rank]}" if seen[rank] > 1 else "")
@@ -99,7 +108,7 @@ def read(folder: Path) -> list[ProcessTrail]:
 
 def of_workers(folder: Path) -> list[ProcessTrail]:
     """Return what the workers of DataLoaders made, in the order in which they were started (`repro.worker.loaders`)."""
-    paths = sorted((folder / "loader").glob("*.rows"))
+    paths = sorted((folder / "loader").glob(_ROWS))
     return [_read_one(path, f"worker {int(path.stem.rpartition('-')[2])}") for path in paths]
 
 

@@ -152,7 +152,7 @@ class Pool(Generic[_Name]):
                 continue
             (name, work), over = found
             if over.fault is not None:
-                raise ReproError(f"{name}: {over.fault}", hint=over.hint)
+                raise type(over.fault)(f"{name}: {over.fault}", hint=over.fault.hint)
             outcome = self._template.store.outcome(over.run_id)
             assert outcome is not None  # noqa: S101  (it was sealed by the process that made it)
             if outcome.state != "LOST":

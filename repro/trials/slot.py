@@ -57,11 +57,10 @@ class Work(NamedTuple):
 
 
 class Over(NamedTuple):
-    """What a supervisor says of a run: its id, or what went wrong before it began and what helps."""
+    """What a supervisor says of a run: its id, or the error that there is no outcome of it for."""
 
     run_id: str
-    fault: str | None = None
-    hint: str | None = None
+    fault: ReproError | None = None
 
 
 class Slot:
@@ -187,4 +186,4 @@ def _over(slot: Slot, work: Work) -> Over:
     try:
         return Over(slot.make(*work).record.run_id)
     except ReproError as error:
-        return Over("", str(error), error.hint)
+        return Over("", error)
