@@ -129,6 +129,7 @@ class _Driver(types.ModuleType):
             "nvmlDeviceGetMemoryInfo": lambda _handle: types.SimpleNamespace(total=85_000_000_000),
             "nvmlDeviceGetCudaComputeCapability": lambda _handle: (9, 0),
             "nvmlDeviceGetVbiosVersion": lambda _handle: "96.00",
+            "nvmlDeviceGetMigMode": lambda _handle: [0, 0],
         }
         if name not in answers:
             raise AttributeError(name)

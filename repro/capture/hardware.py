@@ -121,7 +121,24 @@ def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
         "memory": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         "compute_capability": ".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
         "vbios": _text(pynvml.nvmlDeviceGetVbiosVersion(handle)),
+        **_instances(pynvml, handle),
     }
+
+
+def _instances(pynvml: Any, handle: Any) -> dict[str, Any]:
+    """Return what a GPU in MIG mode is divided into: nothing for one that is whole."""
+    try:
+        is_divided = bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    except pynvml.NVMLError:  # this model cannot be divided
+        is_divided = False
+    if not is_divided:
+        return {}
+    found = []
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with contextlib.suppress(pynvml.NVMLError):  # there is no such instance
+            one = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            found.append({"name": _text(pynvml.nvmlDeviceGetName(one)), "uuid": _text(pynvml.nvmlDeviceGetUUID(one))})
+    return {"mig": found}
 
 
 def _text(value: bytes | str) -> str:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from repro.record import devices
+
 #: Variables that may change the bits of a computation, by exact name or by prefix.
 _ALLOWED = frozenset(
     "PYTHONHASHSEED PYTHONOPTIMIZE PYTHONUTF8 PYTHONSAFEPATH LANG LC_ALL LC_NUMERIC LC_COLLATE LC_CTYPE TZ"
@@ -75,18 +77,26 @@ _NOISE_PREFIXES = (
 
 
 def recipe(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the allow-listed variables, less what may be secret."""
-    allowed = (name for name in environment if name in _ALLOWED or name.startswith(_PREFIXES))
+    """Return the allow-listed variables, less what may be secret, and which GPUs can be seen, unless that is none."""
+    listed = (name for name in environment if name in _ALLOWED or name.startswith(_PREFIXES))
+    allowed = (name for name in listed if name != devices.VARIABLE or devices.hides_all(environment[name]))
     return {name: environment[name] for name in sorted(allowed) if not is_secret_name(name) and name not in _PLACES}
 
 
 def others(environment: Mapping[str, str], key: bytes) -> dict[str, str]:
-    """Return a keyed hash of each variable off the list: enough to say that one changed, not what it was."""
+    """Return a keyed hash of each variable off the list: enough to say that one changed, not what it was.
+
+    Which GPUs can be seen is in the record as it is.
+    """
     listed = recipe(environment)
     names = (
         name
         for name in sorted(environment)
-        if name not in listed and name not in _NOISE and name not in OFFLINE and not name.startswith(_NOISE_PREFIXES)
+        if name not in listed
+        and name not in _NOISE
+        and name not in OFFLINE
+        and name != devices.VARIABLE
+        and not name.startswith(_NOISE_PREFIXES)
     )
     return {name: keyed(environment[name], key) for name in names}
 

@@ -41,6 +41,9 @@ class _Progress:
         self.found: dict[str, Replicate] = {}
         self.run_now: set[str] = set()
 
+    def said(self, text: str) -> None:
+        common.say(f"repro: {text}")
+
     def begin(self, names: Sequence[str], missing: Sequence[str]) -> None:
         self.names += names
         self.missing += missing

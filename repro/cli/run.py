@@ -115,7 +115,7 @@ def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
     start = resume.find(store, names.resolve(store, name))
     options = execute.Options(
         to_stderr=as_json,
-        environment=resume.environment_of(start.record),
+        environment=resume.environment_of(start.record, common.say),
         sealed=lambda record, said: _announce(record, said, record.circumstances["launch"]["seed_given"]),
         start=start,
         limits=limits,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from repro.cli import common
+from repro.record import devices
 from repro.record.values import FileDigest, Outcome, Record
 from repro.run import metrics, observed
 from repro.store import names
@@ -116,7 +117,7 @@ def _kind(record: Record) -> str:
 
 
 def _environment(record: Record, seen: observed.Observed) -> Pairs:
-    lock, gpus = _fact(record, "lock"), _fact(record, "gpus").get("devices", [])
+    lock = _fact(record, "lock")
     matches = "matches" if lock.get("matches") else common.count(lock.get("differ", 0), "difference")
     versions = [seen.software.get(name) for name in ("cuda", "cudnn", "nccl")]
     return [
@@ -126,7 +127,7 @@ def _environment(record: Record, seen: observed.Observed) -> Pairs:
         ("torch", seen.software.get("torch")),
         ("cuda, cudnn, nccl", ", ".join(map(str, versions)) if any(versions) else None),
         ("processor", _fact(record, "processor").get("model")),
-        ("gpus", ", ".join(gpu["name"] for gpu in gpus)),
+        ("gpus", ", ".join(map(str, devices.seen(record) or []))),
     ]
 
 

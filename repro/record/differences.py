@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from repro.record import devices
 from repro.record.values import Outcome, Package, Record
 
 Kind = Literal[
@@ -68,6 +69,7 @@ def compare(a: Record, b: Record) -> list[Difference]:
         *_mapping("environment", "environment", before.environment, after.environment, "probable"),
         *_variables(a, b),
         *_hardware(a, b),
+        *_devices(a, b),
     ]
     return ordered(found)
 
@@ -137,6 +139,16 @@ def _hardware(a: Record, b: Record) -> Iterator[Difference]:
     for path, (kind, prior) in _HARDWARE.items():
         before, after = (_value(record, path) for record in (a, b))
         yield from _field(kind, path, before, after, prior)  # type: ignore[arg-type]
+
+
+def _devices(a: Record, b: Record) -> Iterator[Difference]:
+    """Say where two runs could see other GPUs of a machine: another model, or another number, may change the bits."""
+    seen = [devices.seen(record) for record in (a, b)]
+    models = [[device.model for device in found or []] for found in seen]
+    before, after = ([str(device) for device in found or []] for found in seen)
+    yield from _field(
+        "hardware", "visible_devices", before, after, "unlikely" if models[0] == models[1] else "probable"
+    )
 
 
 def _value(record: Record, path: str) -> Any:

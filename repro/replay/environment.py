@@ -16,6 +16,7 @@ from repro.engines import bubblewrap, container, local
 from repro.environments import cache, image, overlay, recorded
 from repro.environments.elsewhere import Elsewhere
 from repro.errors import EnvironmentMismatchError, UsageError
+from repro.record import devices
 from repro.record.values import Attachment, Outcome, Record
 from repro.replay.plan import Plan
 from repro.replay.restore import Restored
@@ -30,7 +31,14 @@ _OURS = frozenset(
     "PATH HOME SHELL USER LOGNAME HOSTNAME TMPDIR TEMP TMP MAIL EDITOR PAGER VIRTUAL_ENV PYTHONHOME CUDA_HOME".split()
 )
 _OURS_BEGIN = ("PIP_", "UV_", "XDG_", "DOCKER_", "CONTAINER", "CONDA_", "LD_", "SSL_", "GIT_", "PODMAN_", "CURL_")
-_PASSED = ("REPRO_JOB", "REPRO_WORKER", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", *variables.OFFLINE)
+_PASSED = (
+    "REPRO_JOB",
+    "REPRO_WORKER",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    devices.VARIABLE,
+    *variables.OFFLINE,
+)
 _SYSTEM = ("/usr/", "/etc/", "/proc/", "/sys/", "/dev/", "/lib", "/bin/", "/sbin/", "/opt/repro/")
 
 

@@ -19,7 +19,7 @@ from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict, was_limited
 from repro.replay import compare, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
-from repro.run import execute, observed, profiles
+from repro.run import execute, observed, profiles, resume
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
@@ -135,7 +135,7 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 def _run(
     store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
 ) -> tuple[execute.Result, list[str]]:
-    request, variables = _request(record, restored, plan), _environment(record, plan)
+    request, variables = _request(record, restored, plan), _environment(record, plan, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(record, restored, plan, asked, place, variables)
@@ -232,23 +232,17 @@ def _moved(word: str, restored: restore.Restored) -> str:
     return word
 
 
-def _environment(record: Record, plan: Plan) -> dict[str, str]:
-    """Return the user's environment of now, with the variables of the recipe as they were.
+def _environment(record: Record, plan: Plan, say: Callable[[str], None]) -> dict[str, str]:
+    """Return the environment of a run's recipe (`resume.environment_of`).
 
     What the recorded profile set goes where another profile is to set its own.
     """
-    now = dict(os.environ)
-    for name in variables.recipe(now):
-        del now[name]
-    now |= record.recipe.environment
+    now = resume.environment_of(record, say)
     if plan.profile != record.recipe.profile:
         for name in profiles.settle(record.recipe.profile, {}, record.recipe.threads).variables:
             now.pop(name, None)
     for name, value in variables.OFFLINE.items():
         now.setdefault(name, value)
-    path = record.circumstances["launch"]["pythonpath"]
-    if path is not None:
-        now["PYTHONPATH"] = path
     return now
 
 

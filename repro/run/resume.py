@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from repro.base import digest, files
-from repro.capture import variables
+from repro.capture import hardware, providers, variables
 from repro.capture.code import Stat
 from repro.errors import StoreDamagedError, UsageError
-from repro.record import differences, seeds
+from repro.record import devices, differences, seeds
 from repro.record.values import Outcome, Recipe, Record, recipe_digest
 from repro.run import conclude, leftovers, observed, recover, trails
 from repro.run.conclude import FOLDER
@@ -227,13 +227,22 @@ def request_of(record: Record) -> Request:
     )
 
 
-def environment_of(record: Record) -> dict[str, str]:
-    """Return the user's environment of now, with the variables of the recipe as they were."""
+def environment_of(record: Record, say: Callable[[str], None]) -> dict[str, str]:
+    """Return the user's environment of now, with the variables of the recipe as they were, and with the GPUs.
+
+    A run that was given some gets them again, unless the user says now which can be seen, or one of them is not here.
+    """
     now = dict(os.environ)
     for name in variables.recipe(now):
         del now[name]
-    path = record.circumstances["launch"]["pythonpath"]
-    return now | record.recipe.environment | ({} if path is None else {"PYTHONPATH": path})
+    now |= record.recipe.environment
+    path, given = (record.circumstances["launch"].get(name) for name in ("pythonpath", "visible_devices"))
+    if given is not None and devices.VARIABLE not in now:
+        if devices.is_there(given, providers.collect({"gpus": hardware.gpus})["gpus"]):
+            now[devices.VARIABLE] = given
+        else:
+            say(f"repro: not as recorded: {devices.VARIABLE}={given} names what cannot be seen here; it is left out")
+    return now | ({} if path is None else {"PYTHONPATH": path})
 
 
 def left_by(start: Start, store: Store, root: Path) -> dict[str, Stat]:

@@ -22,6 +22,7 @@ from repro.capture.walk import Layout
 from repro.environments import wheels
 from repro.environments.elsewhere import Elsewhere
 from repro.errors import UsageError
+from repro.record import devices
 from repro.record.values import Gap, Recipe, Record, recipe_digest
 from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
@@ -130,6 +131,7 @@ def capture(
         "promise": PROMISES[request.profile],
         "study": None if given is None else given.study,
         "variables": variables.others(environment, store.key),
+        **_visible_devices(environment),
         "python": None if python is None else {"executable": python.executable, "prefix": python.prefix},
     }
     record = Record(
@@ -163,6 +165,7 @@ def _again(
         "seed_given": request.seed_given,
         "study": given.study,
         "variables": variables.others(environment, store.key),
+        **_visible_devices(environment),
     }
     again = msgspec.structs.replace(
         record,
@@ -195,6 +198,11 @@ def given_stats(given: Given, request: Request, store: Store) -> dict[str, code_
     """Return the stat of each file of captured code where it was materialised."""
     code = code_capture.stats(request.place, store.code.paths(given.tree))
     return code | _source_stats(_given_sources(given), _given_codes(given, request, store))
+
+
+def _visible_devices(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return which GPUs the run was given, where that was said."""
+    return {"visible_devices": environment[devices.VARIABLE]} if devices.VARIABLE in environment else {}
 
 
 def _installed(python: Interpreter | None, store: Store, given: Given | None) -> packages.Environment:

@@ -57,7 +57,8 @@ def fork(
         raise UsageError(f"--fork-at {epochs}: the run has {total} epochs, nothing is left to train")
     recover.recover(store)
     template = pool.capture(store, request, cold=cold)
-    first = gather(template, {_PARENT: request}, 1, watcher, whole)
+    template, workers = pool.share(template, workers, watcher.said)
+    first = gather(template, {_PARENT: request}, workers, watcher, whole)
     parent = first.runs[_PARENT]
     check_completed(parent)
     start = resume.after(store, parent.run_id, epochs)

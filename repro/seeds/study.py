@@ -35,6 +35,9 @@ class Watcher(Protocol):
     def over(self, name: str, found: plan.Replicate, *, run_now: bool) -> None:
         """A run is there: it was made now, or read."""
 
+    def said(self, text: str) -> None:
+        """This is to be said once, before any run."""
+
 
 class Gathered(NamedTuple):
     """Runs by name, how many of them were run now, and how many input files of the others were checked."""
@@ -61,6 +64,7 @@ def study(
     """
     recover.recover(store)
     template = pool.capture(store, make(seeds[0]), cold=cold)
+    template, workers = pool.share(template, workers, watcher.said)
     requests = {f"seed {seed}": make(seed) for seed in seeds}
     found = gather(template, requests, workers, watcher)
     replicates = [found.runs[name]._replace(seed=seed) for name, seed in zip(requests, seeds, strict=True)]

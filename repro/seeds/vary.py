@@ -55,6 +55,7 @@ def vary(
     """
     recover.recover(store)
     template = pool.capture(store, request, cold=cold)
+    template, workers = pool.share(template, workers, watcher.said)
     twice = gather(template, {plan.HELD: request, plan.AGAIN: request}, workers, watcher, whole)
     held, again = twice.runs[plan.HELD], twice.runs[plan.AGAIN]
     check_completed(held)

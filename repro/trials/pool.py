@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from types import FrameType, TracebackType
@@ -24,10 +24,10 @@ from repro.record.values import Outcome, study_of
 from repro.run import leftovers, recover, resume, seal, setting
 from repro.run.request import Request
 from repro.store.store import Store
-from repro.trials import slot
+from repro.trials import devices, slot
 from repro.trials.slot import Over, Template, Work
 
-__all__ = ["Pool", "Ready", "Template", "capture", "run"]
+__all__ = ["Pool", "Ready", "Template", "capture", "run", "share"]
 
 #: So often a run is made again that was lost together with its supervisor or template.
 _TRIES = 3
@@ -47,6 +47,19 @@ def capture(store: Store, request: Request, *, cold: bool = False) -> Template:
     captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
     study = study_of(captured.record.recipe).removeprefix("sha256:")[:16]
     return Template(store, captured.record, found.env, study, cold=cold, python=found.python)
+
+
+def share(template: Template, workers: int | None, said: Callable[[str], None]) -> tuple[Template, int]:
+    """Return a template that has a GPU for each worker where there are some, and how many workers: cores // threads.
+
+    Raises:
+        UsageError: when more workers are asked for than there are GPUs.
+    """
+    most = max(1, len(os.sched_getaffinity(0)) // (template.record.recipe.threads or 1))
+    found = devices.share(workers, most, template.record.circumstances["gpus"], template.env)
+    for text in found.said:
+        said(text)
+    return template._replace(devices=found.choices), found.workers
 
 
 def run(template: Template, requests: Mapping[_Name, Request], workers: int) -> Iterator[tuple[_Name, Outcome]]:
@@ -74,12 +87,13 @@ class Ready(NamedTuple):
 
 
 class _Supervisor(Generic[_Name]):
-    """A supervisor's process and the line to it; ``job`` is what it makes now."""
+    """A supervisor's process and the line to it; ``job`` is what it makes now, on its ``device`` where it has one."""
 
     process: ForkProcess
 
-    def __init__(self, line: Connection) -> None:
+    def __init__(self, line: Connection, device: str | None) -> None:
         self.line = line
+        self.device = device
         self.begun = time.monotonic()
         self.ready: Ready | None = None
         self.job: tuple[_Name, Work] | None = None
@@ -98,8 +112,8 @@ class Pool(Generic[_Name]):
         self._lost: Counter[Hashable] = Counter()
         self._supervisors: list[_Supervisor[_Name]] = []
         self._stop_before = signal.getsignal(signal.SIGTSTP)
-        for _ in range(workers):
-            self._start()
+        for at in range(workers):
+            self._start(template.devices[at] if template.devices else None)
 
     def __enter__(self) -> Self:
         if self._stop_before == signal.SIG_DFL:
@@ -175,9 +189,9 @@ class Pool(Generic[_Name]):
         supervisor.ready = Ready(time.monotonic() - supervisor.begun, said)
         return None
 
-    def _start(self) -> _Supervisor[_Name]:
+    def _start(self, device: str | None) -> _Supervisor[_Name]:
         ours, theirs = multiprocessing.Pipe()
-        supervisor: _Supervisor[_Name] = _Supervisor(ours)
+        supervisor: _Supervisor[_Name] = _Supervisor(ours, device)
         self._supervisors.append(supervisor)
 
         def close() -> None:
@@ -185,7 +199,8 @@ class Pool(Generic[_Name]):
                 other.line.close()
 
         context = multiprocessing.get_context("fork")
-        supervisor.process = context.Process(target=slot.serve, args=(theirs, self._template, close), daemon=True)
+        about = theirs, self._template, device, close
+        supervisor.process = context.Process(target=slot.serve, args=about, daemon=True)
         supervisor.process.start()
         theirs.close()
         supervisor.line.send(self._like)
@@ -198,7 +213,7 @@ class Pool(Generic[_Name]):
         self._supervisors.remove(supervisor)
         recover.recover(self._template.store)
         self._note_lost("a worker" if supervisor.job is None else supervisor.job[0])
-        new = self._start()
+        new = self._start(supervisor.device)
         if supervisor.job is not None:
             new.job = supervisor.job
             self._send(new)

@@ -19,6 +19,7 @@ from repro.capture.variables import OFFLINE
 from repro.engines import local, warm
 from repro.engines.limits import RunLimits
 from repro.errors import CaptureError, ReproError
+from repro.record.devices import VARIABLE
 from repro.record.values import Recipe, Record
 from repro.run import execute, resume, seal, setting
 from repro.run.request import Request
@@ -32,7 +33,7 @@ class Template(NamedTuple):
 
     ``start`` is the checkpoint that all go on from, where they do and have none of their own. ``cold`` says that each
     worker is started anew, also where one could be forked. ``python`` is the interpreter that runs, if one does.
-    ``limits`` end each run.
+    ``limits`` end each run. ``devices`` has the GPU of each worker, as CUDA_VISIBLE_DEVICES has it, or nothing.
     """
 
     store: Store
@@ -43,6 +44,7 @@ class Template(NamedTuple):
     cold: bool = False
     python: Interpreter | None = None
     limits: RunLimits = RunLimits()
+    devices: tuple[str, ...] = ()
 
     def recipe(self, request: Request) -> Recipe:
         """Return the recipe of one run."""
@@ -64,11 +66,11 @@ class Over(NamedTuple):
 
 
 class Slot:
-    """Makes runs of one template, one at a time."""
+    """Makes runs of one template, one at a time, on a ``device`` of its own where it has one."""
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, device: str | None = None) -> None:
         self._template = template
-        self._environment = {**OFFLINE, **os.environ}
+        self._environment = {**OFFLINE, **os.environ, **({} if device is None else {VARIABLE: device})}
         self._folder = Folder(template.store, template.record)
         self._given: seal.Given | None = None
         self._engine: warm.Engine | None = None
@@ -153,7 +155,7 @@ def _stamp(python: Interpreter | None) -> dict[str, int]:
     return {folder: os.stat(folder).st_mtime_ns for folder in folders}
 
 
-def serve(connection: Connection, template: Template, close: Callable[[], None]) -> None:
+def serve(connection: Connection, template: Template, device: str | None, close: Callable[[], None]) -> None:
     """Be the supervisor of one worker: make the runs that are asked for, and say of each when it is over.
 
     The first request only says what will come; its answer tells why no template is used, or None. ``close`` closes
@@ -167,7 +169,7 @@ def serve(connection: Connection, template: Template, close: Callable[[], None])
     close()
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
-        with Slot(template) as slot:
+        with Slot(template, device) as slot:
             connection.send(_said(lambda: slot.prepare(connection.recv())))
             while (work := connection.recv()) is not None:
                 connection.send(_over(slot, work))

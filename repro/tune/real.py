@@ -62,8 +62,7 @@ def run(
     method.planned(asked, ladder_of(base), bases.available(asked, base))
     recover.recover(store)
     template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
-    threads = template.record.recipe.threads or 1
-    workers = options.workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    template, workers = pool.share(template, options.workers, watcher.said)
     folder, template = ground.begin(store, root, asked, base, template, options, watcher.said)
     template = template._replace(study_id=folder.study_id, limits=asked.limits)
     with folder.held():
