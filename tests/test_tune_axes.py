@@ -124,13 +124,14 @@ def test_all_axes_grow_together(low, factor, parts, eta):
 
 def test_one_axis_that_grows_is_that_axis_alone():
     """Where one axis grows beside others that do not, its amounts are those that it has alone."""
-    for text in ("{hyperband: {eta: 2}}", "{hyperband: {eta: 3}}", "{asha: {rungs: [40%, 100%]}}", "median_stopping"):
-        alone = parsed(text)
+    texts = ("{hyperband: {eta: 2}}", "{hyperband: {eta: 3}}", "{asha: {rungs: [40%, 100%]}}", "median_stopping")
+    for text, ends in itertools.product(texts, ([25, 100], [3, 27], [7, 56])):
+        alone = parsed(text, f"fidelity: {{epochs: {ends}}}")
         axis = alone.fidelity[0]
         expected = method.budgets(Ladder(axis, bound=True), alone.method)
         found = of(text, (EQUAL, axis))
         assert [point.epochs for point in found.values()] == list(expected)
-        assert list(found) == [amount / 100 for amount in expected]
+        assert list(found) == [amount / axis.high for amount in expected]
 
 
 @pytest.mark.parametrize("name", sorted(specification.METHODS))
@@ -216,6 +217,32 @@ def test_schedulers_over_several_axes(name, salt, workers, picks, limit):
     assert one.trials.spent == other.trials.spent <= limit
     cheap = [max([budget for budget in trial.asked if budget < 1], default=0) for trial in one.trials.all]
     assert one.trials.spent == sum(cheap) + sum(1 in trial.asked for trial in one.trials.all)
+
+
+WRONG = [
+    (("data: [0.5, 0.5]", "dat: [0.5, 0.5]"), "unknown key 'dat'"),
+    (("data: [0.5, 0.5]", "data: [0.5, 1.5]"), "a fraction of the data is expected"),
+    (("space: {lr:", "space: {model: {choice: [small, large]}, lr:"), "space.model: it is the fidelity already"),
+    (("data: [0.5, 0.5], ", ""), "the command of experiment.yaml has no {model}"),
+    (("configurations: 8", "configurations: 8, rungs: 6"), "below the least, 0.0625"),
+    (("configurations: 8", "configurations: 7"), "7 configurations leave none for rung 4"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG)
+def test_what_is_wrong_with_several_axes(change, words, project, capsys, monkeypatch):
+    """What cannot be is exit code 2 with what was expected, before anything is captured."""
+    from repro.cli.main import _guarded
+
+    lay_out(project, STUDY.replace(*change))
+    if "command" in words:
+        project.write(
+            "experiment.yaml", EXPERIMENT.replace("entry: train.py:train", "command: python a.py {epochs} {lr}")
+        )
+    monkeypatch.chdir(project.root)
+    assert _guarded(["tune", "study.yaml"]) == 2
+    assert words in capsys.readouterr().err
+    assert not (project.store / "studies").exists()
 
 
 def lay_out(project: Project, study: str = STUDY) -> Project:

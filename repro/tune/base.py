@@ -119,10 +119,11 @@ def read(study: Study, patterns: Sequence[str] = ()) -> Base:
         raise ConfigError(
             f"{study.path}: fidelity.data: {path.name} is a command, which has no run.subset", hint=_ENTRY
         )
-    if command is not None and _EPOCHS in names and "{epochs}" not in command:
+    untold = next((name for name in (_EPOCHS, _MODEL) if name in names and f"{{{name}}}" not in (command or "")), None)
+    if command is not None and untold is not None:
         raise ConfigError(
-            f"{study.path}: fidelity.epochs: the command of {path.name} has no {{epochs}}, so it cannot be told",
-            hint=f"command: {command} --epochs {{epochs}}",
+            f"{study.path}: fidelity.{untold}: the command of {path.name} has no {{{untold}}}, so it cannot be told",
+            hint=f"command: {command} --{untold} {{{untold}}}",
         )
     return base
 
