@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from repro.base import clock
 from repro.base.files import disk_errors
+
+_A_MOMENT = 0.02  # seconds
 
 
 @contextlib.contextmanager
@@ -25,6 +31,60 @@ def exclusive(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def sole(path: Path) -> Iterator[None]:
+    """Hold the lock on ``path`` (made when missing) unless a living process does, as it says in the file.
+
+    The children of a holder that was killed have the lock until they are gone: that is waited for.
+
+    Raises:
+        BlockingIOError: when another process holds it; the error's text says which.
+    """
+    with disk_errors("lock", path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        while not _taken(fd):
+            found = _read(fd)
+            if _lives(found):
+                raise BlockingIOError(f"process {found['pid']} on {found['host']}")
+            time.sleep(_A_MOMENT)
+        with disk_errors("lock", path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, holder(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def holder() -> bytes:
+    """Return what a lock's file says of this process when it holds it."""
+    pid = os.getpid()
+    found = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
+    return json.dumps(found).encode()
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(fd: int) -> dict[str, Any]:
+    try:
+        return dict(json.loads(os.pread(fd, 1 << 12, 0)))
+    except ValueError:  # it is being written
+        return {}
+
+
+def _lives(found: dict[str, Any]) -> bool:
+    """Say whether the process that a lock's file tells of is there; one of another host is taken to be."""
+    if found.get("host") != os.uname().nodename:
+        return "host" in found
+    return (found["boot"], found["start"]) == (clock.boot_id(), clock.process_start(found["pid"]))
 
 
 @contextlib.contextmanager

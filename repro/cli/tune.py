@@ -33,6 +33,7 @@ from repro.tune.specification import Study
 @click.option(
     "--give-up", type=click.IntRange(0), metavar="TRIAL", help="Count a trial that came to no result as diverged."
 )
+@click.option("--cold", is_flag=True, help="Start each trial anew; an experiment's are forked unless told.")
 @click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Of a command: as for run.")
 @click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
 @common.json_option
@@ -48,6 +49,7 @@ def command(
     *,
     new: bool,
     exact: bool,
+    cold: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -69,7 +71,7 @@ def command(
         for words in said:
             _say(words)
     else:
-        options = Options(workers, new, code == "recorded", exact, patterns)
+        options = Options(workers, new, code == "recorded", exact, cold, patterns)
         with Progress() as progress:
             found = real.run(store, project, study, options, progress.watcher(_say), give_up)
         for words in report.runs(found):

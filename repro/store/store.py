@@ -138,7 +138,7 @@ class Store:
             (self.open / run_id).touch()
             for name in RUN_FOLDERS:
                 (beginning / name).mkdir(parents=True)
-            lock = locks.acquire(beginning / "lock", _holder())
+            lock = locks.acquire(beginning / "lock", locks.holder())
             beginning.rename(folder)
             files.sync_folder(self.runs)
         return folder, lock
@@ -317,12 +317,6 @@ class Store:
             return "RUNNING" if locks.is_held(lock) else "LOST"
         except (OSError, ValueError):
             return "LOST"
-
-
-def _holder() -> bytes:
-    pid = os.getpid()
-    holder = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
-    return json.dumps(holder).encode()
 
 
 def _entry(line: bytes) -> dict[str, Any]:

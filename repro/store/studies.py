@@ -39,10 +39,12 @@ class StudyFolder:
         """
         with files.disk_errors("make", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / "lock"
-        if locks.is_held(lock):
-            raise UsageError(f"study {self.study_id} is being run by another process", hint="wait for it, or end it")
-        with locks.exclusive(lock):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locks.sole(self.folder / "lock"))
+            except BlockingIOError as error:
+                said = f"study {self.study_id} is being run by {error}"
+                raise UsageError(said, hint="wait for it, or end it: the same command goes on from there") from error
             kinds = {self._sealed: "study", **dict.fromkeys(self._all("ends"), "study-end")}
             self._store.enter(kinds | dict.fromkeys(self._all("answers"), "study-answer"))
             yield

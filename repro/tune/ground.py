@@ -27,6 +27,7 @@ class Options(NamedTuple):
     new: bool = False
     recorded: bool = False
     exact: bool = False
+    cold: bool = False
     patterns: Sequence[str] = ()
 
 

@@ -30,7 +30,7 @@ from repro.tune.method import Ladder
 from repro.tune.options import LADDERS
 from repro.tune.report import amount, number
 from repro.tune.scheduler import Scheduler
-from repro.tune.search import Amount, Job, Mode, Score, plain
+from repro.tune.search import Amount, Job, Mode, Score, anew, plain
 from repro.tune.specification import Study
 from repro.tune.study import Verified
 from repro.tune.trainings import Recorded, Told, Trainings
@@ -61,7 +61,7 @@ def run(
     base = bases.read(asked, options.patterns)
     method.planned(asked, ladder_of(base), bases.available(asked, base))
     recover.recover(store)
-    template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0))
+    template = pool.capture(store, base.of({}, Job(0, 0, Amount(0), base.axis.high), 0), cold=options.cold)
     template, workers = pool.share(template, options.workers, watcher.said)
     folder, template = ground.begin(store, root, asked, base, template, options, watcher.said)
     template = template._replace(study_id=folder.study_id, limits=asked.limits)
@@ -186,8 +186,10 @@ def _controls(further: _Further, said: Callable[[str], None]) -> dict[str, Any] 
         return None
     high, count = base.axis.high, len(scheduler.trials.all)
     budgets = sorted({base.axis.low, *judging.cheap(scheduler, high), high})
-    more = number(plain(scheduler.trials.missing(budgets)))
-    said(f"controls: {more} {base.axis.name} more at most, which are not the search's")
+    courses = (scheduler.trials.course, anew)
+    more, most = (asked.per_trial * scheduler.trials.missing(budgets, course) for course in courses)
+    otherwise = "" if more == most else f" ({number(plain(most))} where no checkpoint is there to go on from)"
+    said(f"controls: {number(plain(more))} {base.axis.name} more at most, which are not the search's{otherwise}")
     engine.train((Job(at, 0, Amount(0), budget) for budget in budgets for at in range(count)), range(asked.per_trial))
     _, mode = asked.objective or ("", "min")
 

@@ -17,6 +17,9 @@ _MEMORY = re.compile(
     r"|STATUS_ALLOC_FAILED|killed by signal: Killed",
     re.IGNORECASE,
 )
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+#: What a worker says that could not write what was logged.
+_LOST = "; they are lost from here on"
 _TAIL = 1 << 14
 _TRACEBACK = "Traceback (most recent call last):"
 #: What a shell ends with whose command was killed.
@@ -24,12 +27,13 @@ _KILLED = 128 + signal.SIGKILL
 
 
 def is_result(store: Store, outcome: Outcome) -> bool:
-    """Say whether how a run ended tells of its recipe: a signal, a time limit, or too little memory does not."""
+    """Say whether how a run ended tells of its recipe: a signal, a limit, too little memory or a full disk does not."""
     if outcome.state == "COMPLETED":
-        return True
+        return _LOST not in _tail(store, outcome)
     if outcome.state != "FAILED" or outcome.signal is not None or was_limited(outcome):
         return False
-    return outcome.exit_code != _KILLED and not any(map(_MEMORY.search, _said(_tail(store, outcome))))
+    said = _said(_tail(store, outcome))
+    return outcome.exit_code != _KILLED and not any(_MEMORY.search(line) or _FULL.search(line) for line in said)
 
 
 def why(outcome: Outcome) -> str:
@@ -39,7 +43,9 @@ def why(outcome: Outcome) -> str:
         return f"out of time at {reason.removeprefix(OVER_TIME)}"
     if reason.startswith(OVER_MEMORY):
         return f"out of memory at {reason.removeprefix(OVER_MEMORY).partition(':')[0]}"
-    return reason if outcome.signal is not None or outcome.exit_code == _KILLED else "out of memory"
+    if outcome.state == "COMPLETED":
+        return "could not write what it logged"
+    return reason if outcome.signal is not None or outcome.exit_code == _KILLED else "out of memory, or of disk space"
 
 
 def _tail(store: Store, outcome: Outcome) -> str:

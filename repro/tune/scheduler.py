@@ -105,10 +105,10 @@ class Trials:
         """What the jobs cost that are not over, those before them in their course with them."""
         return self.spent - sum((cost(trial.scores, self.course) for trial in self.all), Amount(0))
 
-    def missing(self, budgets: Sequence[Amount]) -> Amount:
+    def missing(self, budgets: Sequence[Amount], course: Course) -> Amount:
         """Return what it costs beyond what was asked for to have all trials at all of these budgets."""
-        every = (cost({*budgets, *trial.asked}, self.course) for trial in self.all)
-        return sum(every, Amount(0)) - self.spent
+        both = ((trial.asked, {*budgets, *trial.asked}) for trial in self.all)
+        return sum((cost(every, course) - cost(asked, course) for asked, every in both), Amount(0))
 
     @property
     def retrained(self) -> Amount:

@@ -149,14 +149,21 @@ class Trainings:
     def train(self, jobs: Iterable[Job], replicates: range) -> None:
         """Make the runs of further jobs, with other replicates; ``outcomes`` are theirs then, and no others.
 
-        These decide nothing: what was given up at a budget is not tried at a larger one.
+        These decide nothing: what was given up at a budget is not tried at a larger one. A trial is at one budget at a
+        time, so that it goes on from there to the next and never trains the same epochs twice.
         """
-        self._replicates, self.outcomes, queue = replicates, {}, deque(jobs)
+        self._replicates, self.outcomes, queue = replicates, {}, list(jobs)
         self._is_after = True
         while queue or not self.idle:
-            while queue and self.free:
-                self.submit(queue.popleft())
+            while self.free and (job := self._next(queue)) is not None:
+                queue.remove(job)
+                self.submit(job)
             self.wait()
+
+    def _next(self, queue: Iterable[Job]) -> Job | None:
+        """Return the first job of a trial that nothing is under way of."""
+        busy = {job.trial for job in self._results}
+        return next((job for job in queue if job.trial not in busy), None)
 
     def _whole(self) -> Job | None:
         whole = len(self._replicates)

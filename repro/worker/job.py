@@ -134,10 +134,13 @@ class Lines:
         try:
             if self._fd < 0:
                 self._open()
-            os.write(self._fd, data)
+            is_whole = os.write(self._fd, data) == len(data)
         except OSError as error:
             if error.errno != errno.EBADF or not self._again(data):
                 self._complain(error)
+        else:
+            if not is_whole:
+                self._complain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def _open(self) -> None:
         path = self.path()
