@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from conftest import Project
 
+from repro.cli import common
+
 READ = "import sys\nfor name in sys.argv[1:]:\n    open(name, 'rb').read()\n"
 
 
@@ -67,6 +69,18 @@ def test_a_long_difference_is_shown_when_asked_for(project: Project) -> None:
         assert project.repro("diff", "last~1", "last", option, check=0).out.count("\n+y") == 41
         patch = project.repro("diff", "last~1", "last", option, "--json", check=0).json["patch"]
         assert patch.count("\n+y") == 41
+
+
+def test_a_thing_with_parts_that_one_run_lacks_is_a_short_line() -> None:
+    """A thread pool that only one run had is told by its parts, in words and cut; values of both sides are whole."""
+    pool = {"user_api": "blas", "internal_api": "openblas", "num_threads": 2, "version": "0.3.29", "layer": "pthreads"}
+    line = "none -> user_api blas, internal_api openblas, num_threads 2, version 0.3.29, layer ..."
+    assert common.change(None, pool) == line
+    assert common.change([pool, pool], None).endswith(" ... -> none")
+    assert len(common.change([pool, pool], None)) < 100
+    assert common.change({}, {"driver": "570"}) == "none -> driver 570"
+    assert common.change({"a": 1}, {"a": 2}) == "{'a': 1} -> {'a': 2}"
+    assert common.change(None, [1, 2]) == "none -> [1, 2]"
 
 
 def test_a_run_and_itself(edited: Project) -> None:

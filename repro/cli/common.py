@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from repro.store.store import Store
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else."
 )
+#: So long is a line of what only one of two runs has.
+_OUTLINE = 80
 _LONE = re.compile("[\ud800-\udfff]")
 VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
 STATE_STYLE = {
@@ -94,6 +97,22 @@ def shown(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return shlex.join(value)
     return _DIGEST.sub(r"\1", str(value))
+
+
+def change(before: Any, after: Any) -> str:
+    """Return both sides of a difference; of what only one has, and has parts, the beginning in a short line."""
+    if bool(before) != bool(after):
+        before, after = (_outline(side) if isinstance(side, (dict, list)) else side for side in (before, after))
+    return f"{shown(before)} -> {shown(after)}"
+
+
+def _outline(value: Any) -> Any:
+    """Return the parts of a mapping, or of a list of them, in words, cut where they are many."""
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, dict) for part in parts):
+        return value
+    words = "; ".join(", ".join(f"{name} {shown(item)}" for name, item in part.items()) for part in parts)
+    return textwrap.shorten(words, _OUTLINE, placeholder=" ...") or None
 
 
 def short(text: str | None, length: int = 12) -> str:

@@ -90,14 +90,14 @@ def _print(
         click.echo("no difference")
         return
     for item in found:
-        click.echo(f"{item.kind:<12} {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}")
+        click.echo(f"{item.kind:<12} {item.path}: {common.change(item.before, item.after)}")
         for line in files.get(item.path, ()):
             click.echo(f"{'':<12}   {line}")
     if first is not None:
         tensor = f", tensor {first.tensor}" if first.tensor else ""
         click.echo(f"{'trail':<12} parts at step {first.step}: {first.column}{tensor}")
     for name, (before, after) in metrics.items():
-        click.echo(f"{'metric':<12} {name}: {common.shown(before)} -> {common.shown(after)}")
+        click.echo(f"{'metric':<12} {name}: {common.change(before, after)}")
 
 
 def _files(code: list[changes.CodeFile], data: list[changes.DataFile]) -> dict[str, list[str]]:

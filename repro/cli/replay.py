@@ -267,4 +267,4 @@ def _far(fault: dict[str, Any]) -> str:
 
 
 def _line(item: Any) -> str:
-    return f"{item.kind}: {item.path}: {common.shown(item.before)} -> {common.shown(item.after)}"
+    return f"{item.kind}: {item.path}: {common.change(item.before, item.after)}"
