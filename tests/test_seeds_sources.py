@@ -421,10 +421,12 @@ def test_failed_and_diverged_replicates_of_a_source_are_counted() -> None:
     group = [made(0, loss=1.0), made(1, loss=float("inf")), made(2, loss=2.0)._replace(state="FAILED")]
     runs = {plan.HELD: group[0], "init 1": group[1], "init 2": group[2]}
     found = vary.Varied("", {"init": group}, [], runs, group[0], 0, 0)
-    source = sources.values(found, {})["init"]
+    again = sources.twice(group[0], group[0], {})
+    document = {"same_seed_twice": again, "sources": sources.values(found, {})}
+    source = document["sources"]["init"]
     assert (source["n"], source["failed"]) == (3, 1)
     assert (source["metrics"]["loss"]["n"], source["metrics"]["loss"]["diverged"]) == (1, 1)
-    row = next(line for line in sources.lines(found, {}) if line.startswith("  init"))
+    row = next(line for line in sources.lines(found, {}, document) if line.startswith("  init"))
     assert "too few values; 1 not completed; 1 diverged" in row
     assert report.diverged(group[1]) == ["loss"]
-    assert sources.unstable(found, 9.0, {}) == ["init varied: seed 2 FAILED", "init varied: loss: 1 diverged"]
+    assert sources.unstable(found, 9.0, {}, again) == ["init varied: seed 2 FAILED", "init varied: loss: 1 diverged"]

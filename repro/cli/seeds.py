@@ -162,8 +162,8 @@ def _varied(
     document |= {"sources": sources.values(found, declared), "same_seed_twice": again, "trusted": again["equal"]}
     if crossed:
         document["crossed"] = sources.components(found)
-    spread = None if limit is None else sources.unstable(found, limit, declared)
-    return _said(document, [*sources.lines(found, declared)], spread, again)
+    spread = None if limit is None else sources.unstable(found, limit, declared, again)
+    return _said(document, [*sources.lines(found, declared, document)], spread, again)
 
 
 def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit: float | None) -> _Said:
@@ -181,7 +181,7 @@ def _forked(words: tuple[str, ...], options: dict[str, Any], epochs: int, limit:
         "trusted": again is None or again["equal"],
     }
     spread = None if limit is None else report.unstable(found.members, limit, asked.metrics)
-    return _said(document, [*sources.of_fork(found, asked.metrics)], spread, again)
+    return _said(document, [*sources.of_fork(found, asked.metrics, again)], spread, again)
 
 
 @command.command("compare")

@@ -117,14 +117,13 @@ def components(found: Varied) -> dict[str, dict[str, Any]]:
     return known
 
 
-def lines(found: Varied, declared: Mapping[str, MetricSpec]) -> Iterator[str]:
-    """Yield the report line by line."""
-    again = twice(found.runs[plan.HELD], found.again, declared)
+def lines(found: Varied, declared: Mapping[str, MetricSpec], document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the report line by line; ``document`` has what `twice`, `values` and `components` found."""
+    again, sources = document["same_seed_twice"], document["sources"]
     yield from distrust(again)
     runs = [*found.runs.values(), found.again]
     yield f"{len(runs)} runs of one master seed, {report.ended(runs)}"
     yield f"the run's streams: {', '.join(sorted(found.again.streams)) or 'none'}"
-    sources, both = values(found, declared), components(found)
     for metric in report.shown(_metrics(found), declared):
         yield ""
         yield metric
@@ -132,7 +131,8 @@ def lines(found: Varied, declared: Mapping[str, MetricSpec]) -> Iterator[str]:
         for name, source in sources.items():
             yield _row(name, source, source["metrics"].get(metric, {}))
         yield _row_twice(metric, again)
-        yield from _of_crossed(both.get(metric), bool(found.crossed))
+        if found.crossed:
+            yield from _of_crossed(document["crossed"].get(metric))
     yield from report.not_shown(_metrics(found), declared)
     yield from distrust(again)
 
@@ -157,9 +157,7 @@ def _row_twice(metric: str, again: Mapping[str, Any]) -> str:
     return f"  {'same seed twice':<16}   2   difference {found}"
 
 
-def _of_crossed(item: Mapping[str, Any] | None, wanted: bool) -> Iterator[str]:
-    if not wanted:
-        return
+def _of_crossed(item: Mapping[str, Any] | None) -> Iterator[str]:
     if item is None:
         yield f"  {_TOGETHER} crossed: a run has no finite value, no variances"
         return
@@ -171,9 +169,8 @@ def _of_crossed(item: Mapping[str, Any] | None, wanted: bool) -> Iterator[str]:
         yield f"    {name:<14} {variance:>10.3g}   {share}{below}"
 
 
-def of_fork(found: Forked, declared: Mapping[str, MetricSpec]) -> Iterator[str]:
-    """Yield the report of a fork line by line."""
-    again = gone_on(found, declared)
+def of_fork(found: Forked, declared: Mapping[str, MetricSpec], again: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the report of a fork line by line; ``again`` is what `gone_on` found."""
     loud = [] if again is None else distrust(again)
     yield from loud
     shared = "1 epoch" if found.epochs == 1 else f"{found.epochs} epochs"
@@ -199,12 +196,11 @@ def began_anew(found: Forked) -> str:
     return ", ".join(words + ["the global generators"] * bool(first["is_global"])) or "nothing"
 
 
-def unstable(found: Varied, limit: float, declared: Mapping[str, MetricSpec]) -> list[str]:
+def unstable(found: Varied, limit: float, declared: Mapping[str, MetricSpec], again: Mapping[str, Any]) -> list[str]:
     """Return in words which stream spreads a metric further than ``limit``; what cannot be trusted is not stable."""
     words = [
         f"{name} varied: {line}"
         for name, group in found.sources.items()
         for line in report.unstable(group, limit, declared)
     ]
-    again = twice(found.runs[plan.HELD], found.again, declared)
     return words + (["the same seed twice is not the same result"] if not again["equal"] else [])
