@@ -240,6 +240,20 @@ def test_whether_recorded_gpus_are_here():
     assert not devices.is_there("0", gpus(fault="no answer"))
 
 
+def test_a_process_tells_the_gpus_that_it_uses(monkeypatch):
+    """Once it uses one the numerics state has model and UUID of each it can use, in its order; before that none."""
+    import torch
+
+    from repro.worker.determinism import numerics
+
+    assert "GPUS" not in numerics(torch)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    properties = [types.SimpleNamespace(name=H100, uuid="1-e"), types.SimpleNamespace(name=A100, uuid="0-e")]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+    assert numerics(torch)["GPUS"] == [f"{H100} (GPU-1-e)", f"{A100} (GPU-0-e)"]
+
+
 SCRIPT = """\
 import os
 

@@ -124,7 +124,13 @@ def numerics(torch: ModuleType) -> dict[str, Any]:
         "OPENBLAS_CORETYPE",
     ):
         state[name] = os.environ.get(name)
-    return state
+    return state | ({"GPUS": _try(lambda: _gpus(torch))} if torch.cuda.is_initialized() else {})
+
+
+def _gpus(torch: ModuleType) -> list[str]:
+    """Return model and UUID of the GPUs that this process can use, in its order; asked once it uses one."""
+    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [f"{gpu.name} (GPU-{gpu.uuid})" for gpu in found]
 
 
 def threadpools() -> dict[str, dict[str, Any]]:
