@@ -14,7 +14,8 @@ from repro.run import config
 from repro.run import request as requests
 from repro.run.config import nearest
 from repro.run.request import MILLION, Request
-from repro.tune import axes, draws
+from repro.tune import draws
+from repro.tune.axes import counted, rungs
 from repro.tune.draws import Draws
 from repro.tune.search import Amount, Job, Point, Source, Suggestion
 from repro.tune.space import Domain, Params, Space
@@ -43,7 +44,7 @@ class Base(NamedTuple):
     @property
     def axis(self) -> Axis:
         """What budgets are counted in."""
-        return axes.counted(self.points) if self.points else self.axes[0]
+        return counted(self.points) if self.points else self.axes[0]
 
     @property
     def continues(self) -> bool:
@@ -137,7 +138,7 @@ def _base(study: Study, request: Request, command: str | None) -> Base:
         return Base(request, command, (Axis(_EPOCHS if known else "run", whole, whole),), given=False)
     for axis in study.fidelity:
         _check_axis(study, axis, request.params, known=known)
-    points = axes.rungs(study.fidelity, study.method) if len(study.fidelity) > 1 else {}
+    points = rungs(study.fidelity, study.method) if len(study.fidelity) > 1 else {}
     return Base(request, command, study.fidelity, given=True, points=points)
 
 
