@@ -256,6 +256,7 @@ def test_a_process_tells_the_gpus_that_it_uses(monkeypatch):
 
 SCRIPT = """\
 import os
+import time
 
 import torch
 
@@ -268,6 +269,15 @@ began = dict(item.partition("=")[::2] for item in open("/proc/self/environ").rea
 def train(run):
     print("had", os.environ.get(NAME), "began with", began.get(NAME))
     run.log(loss=torch.rand((), generator=run.rng("init")).item() * run.params.lr)
+"""
+#: Kills the supervisor of the run of seed 1, once.
+KILLED = """\
+def train(run):
+    if run.seed == 1 and not os.path.exists(os.environ["KILL_ONCE"]):
+        open(os.environ["KILL_ONCE"], "x").close()
+        template = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()
+        os.kill(int(template[1]), 9)
+        time.sleep(60)
 """
 EXPERIMENT = "name: toy\nentry: train.py:train\nparams: {lr: 1.0}\nthreads: 1\n"
 STUDY = """\
@@ -326,6 +336,19 @@ def test_each_worker_has_its_own_gpu(studied):
         assert f"{H100} ({had(project, run_id)})" in project.repro("show", run_id, check=0).out
     different = json.loads(project.repro("diff", *runs, "--json").out)["differences"]
     assert "visible_devices" in [item["path"] for item in different]
+
+
+def test_a_worker_that_is_started_again_keeps_its_gpu(tmp_path):
+    """Where a supervisor is killed, the one in its place has the same GPU: still no two workers share one."""
+    project = Project(tmp_path / "killed")
+    script = SCRIPT.replace("def train(run):\n", KILLED)
+    project.root.mkdir()
+    project.with_experiment(script, EXPERIMENT)
+    mark = tmp_path / "mark"
+    found = faked(project, "seeds", "--json", "--n", "2", "--workers", "2", "experiment.yaml", KILL_ONCE=str(mark))
+    assert mark.exists()
+    assert [run["state"] for run in found.json["runs"]] == ["COMPLETED", "COMPLETED"]
+    assert {had(project, run["run_id"]) for run in found.json["runs"]} == {uuid(0), uuid(1)}
 
 
 def test_one_worker_reads_what_two_have_made(studied):
