@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 from conftest import REPRO, Project, clean_environment
+from sklearn.datasets import load_digits
 
 TRAIN = """\
 import os
@@ -94,14 +96,20 @@ def made(store: Path, document: Any) -> Made:
     return Made(document, trails)
 
 
+def save(project: Project, first: int) -> None:
+    """Write 800 of the 1,797 digits, from one on."""
+    x, y = load_digits(return_X_y=True)
+    some = slice(first, first + 800)
+    np.savez(project.root / "digits.npz", x=(x[some] / 16).astype(np.float32), y=y[some])
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The experiment and its study."""
-    from sklearn.datasets import load_digits
-
     project = Project(tmp_path_factory.mktemp("digits"))
-    x, y = load_digits(return_X_y=True)
-    np.savez(project.root / "digits.npz", x=(x / 16).astype(np.float32)[:800], y=y[:800])
+    save(project, 0)
+    project.write(".gitignore", "digits.npz\n")  # data, no code
+    project.git("init", "-q", ".")
     project.write("train.py", TRAIN)
     project.write("experiment.yaml", EXPERIMENT)
     project.write("study.yaml", STUDY)
@@ -290,3 +298,31 @@ def _ended_before(there: dict[Path, subprocess.Popen[bytes]], path: Path) -> boo
             return False
         time.sleep(0.01)
     return True
+
+
+def test_data_that_changes(digits: Project, quiet: Made, tmp_path: Path) -> None:
+    """A study whose data changed is refused by name; --new trains on the new data; each keeps its own decisions."""
+    project = Project(tmp_path / "copy")
+    shutil.copytree(digits.root, project.root, symlinks=True)
+    store = project.root / ".repro"
+    save(project, 900)
+    refused = project.repro("tune", "study.yaml", check=2).err
+    assert f"what the runs of study {quiet.document['study_id']} read has changed: digits.npz\n" in refused
+    assert "--new" in refused
+    new = tune(project, store, "--new", *FIRST).document
+    assert (new["run_now"], new["read"]) == (7, 0)
+    assert new["study_id"] != quiet.document["study_id"]
+    assert new["trials"][0]["scores"] != quiet.document["trials"][0]["scores"]
+    for first, expected in ((0, quiet.document), (900, new)):
+        save(project, first)
+        words = () if expected is quiet.document else FIRST
+        found = tune(project, store, *words).document
+        assert (found["run_now"], found["study_id"]) == (0, expected["study_id"])
+        assert found["decisions_digest"] == expected["decisions_digest"]
+    (project.root / "digits.npz").unlink()
+    assert "digits.npz (gone)" in project.repro("tune", "study.yaml", check=2).err
+    for expected in (quiet.document, new):
+        verified = project.repro("study", "verify", expected["study_id"], "--json", check=0).json
+        assert verified["digest"] == expected["decisions_digest"]
+        shown = project.repro("study", "show", expected["study_id"], "--json", check=0).json
+        assert shown["trials"] == expected["trials"]

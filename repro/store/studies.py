@@ -1,8 +1,8 @@
 """Studies of the tuner on the disk: a sealed specification, the decision log, and what the study had come to.
 
-``studies/ID/specification.json`` is sealed before anything is tried; ``decisions.jsonl`` only grows; each time the
-study reaches its limits with more decisions than before, ``ends/NNNN.json`` is sealed with the log's digest. What the
-user answered when it stopped and asked is sealed as ``answers/NNNN.json``.
+``studies/ID/specification.json`` is sealed before anything is tried; ``decisions.jsonl`` and ``runs.jsonl`` (which runs
+it has) only grow; each time the study reaches its limits with more decisions than before, ``ends/NNNN.json`` is sealed
+with the log's digest. What the user answered when it stopped and asked is sealed as ``answers/NNNN.json``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class StudyFolder:
         self._store = store
         self._sealed = self.folder / "specification.json"
         self._log = self.folder / "decisions.jsonl"
+        self._runs = self.folder / "runs.jsonl"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -85,20 +86,20 @@ class StudyFolder:
 
     def decisions(self) -> list[bytes]:
         """Return the lines of the decision log; a last one that was torn by a crash does not count."""
-        try:
-            data = self._log.read_bytes()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        return whole.splitlines(keepends=True)
+        return _lines(self._log)
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Add lines to the decision log."""
-        if not lines:
-            return
-        with files.disk_errors("append to", self._log), self._log.open("ab") as handle:
-            handle.truncate(journal.end(self._log))
-            handle.write(b"".join(lines))
+        if lines:
+            _append(self._log, b"".join(lines))
+
+    def runs(self) -> list[bytes]:
+        """Return the lines that say which runs the study has."""
+        return _lines(self._runs)
+
+    def use(self, line: bytes) -> None:
+        """Add a line that says which run the study has."""
+        _append(self._runs, line)
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -106,6 +107,21 @@ class StudyFolder:
         except ValueError as error:
             raise StoreDamagedError(f"{path} cannot be read: {error}", hint="repro verify") from error
         return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.splitlines(keepends=True)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with files.disk_errors("append to", path), path.open("ab") as handle:
+        handle.truncate(journal.end(path))
+        handle.write(data)
 
 
 def _line(value: dict[str, Any]) -> bytes:

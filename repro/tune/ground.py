@@ -13,7 +13,7 @@ from repro.record.values import Recipe, recipe_digest
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.trials.slot import Template
-from repro.tune import known, study
+from repro.tune import known, study, used
 from repro.tune.base import Base
 from repro.tune.specification import Study
 
@@ -31,7 +31,7 @@ class Options(NamedTuple):
     patterns: Sequence[str] = ()
 
 
-def _ground(base: Base, recipe: Recipe) -> study.Ground:
+def _ground(base: Base, recipe: Recipe, inputs: Mapping[str, str | None]) -> study.Ground:
     """Return what a study of an experiment stands on: its own parameters, the code, and all else of the recipe."""
     bare = msgspec.structs.replace(
         recipe,
@@ -50,7 +50,7 @@ def _ground(base: Base, recipe: Recipe) -> study.Ground:
         "seed": str(base.request.seed),
         "environment": recipe_digest(bare),
     }
-    digests = {"experiment": experiment, "code": known.code_of(recipe)}
+    digests = {"experiment": experiment, "code": known.code_of(recipe), **({used.INPUTS: inputs} if inputs else {})}
     return study.Ground(digests, {"recipe": msgspec.to_builtins(recipe), "root": str(base.request.root)})
 
 
@@ -72,16 +72,18 @@ def begin(
     """
 
     def identity(recipe: Recipe) -> dict[str, Any]:
-        return study.identity(root, asked, _ground(base, recipe))
+        return study.identity(root, asked, _ground(base, recipe, {}))
 
     recipe = template.record.recipe
     earlier = [one for one in study.of_file(store, identity(recipe)["path"]) if "code" in _identity(one)]
-    same = [one for one in earlier if _identity(one) == identity(known.with_code(recipe, _identity(one)["code"]))]
+    same = [one for one in earlier if _less_inputs(one) == identity(known.with_code(recipe, _identity(one)["code"]))]
     must = bool(same) and not options.new
     if earlier:
         before = same[-1] if must else earlier[-1]
         template = _keep_code(store, before, template, options, said, must=must)
-    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe), new=options.new)
+    code = known.code_of(template.record.recipe)
+    inputs = _inputs(store, base, [one for one in same if _identity(one)["code"] == code], new=options.new)
+    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe, inputs), new=options.new)
     for word in words:
         said(word)
     return folder, template
@@ -90,6 +92,32 @@ def begin(
 def _identity(one: StudyFolder) -> dict[str, Any]:
     found: dict[str, Any] = one.specification()["identity"]
     return found
+
+
+def _less_inputs(one: StudyFolder) -> dict[str, Any]:
+    return {name: value for name, value in _identity(one).items() if name != used.INPUTS}
+
+
+def _inputs(store: Store, base: Base, same: Sequence[StudyFolder], *, new: bool) -> Mapping[str, str | None]:
+    """Return the files that tell a study from others of the same file and code: that of a study whose data is there.
+
+    Where data has changed since, the files that have, as they are now: for a new study.
+
+    Raises:
+        UsageError: where data has changed, unless a new study is asked for.
+    """
+    changes = [used.changed(store, base.request.root, one) for one in same]
+    fitting = [_identity(one).get(used.INPUTS, {}) for one, now in zip(same, changes, strict=True) if not now]
+    if fitting or not same:
+        return dict(fitting[-1]) if fitting else {}
+    if not new:
+        names = [path if digest else f"{path} (gone)" for path, digest in changes[-1].items()]
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        raise UsageError(
+            f"what the runs of study {same[-1].study_id} read has changed: {shown}",
+            hint="put that back to go on with it, or --new: a new study, which reads what still holds",
+        )
+    return {**_identity(same[-1]).get(used.INPUTS, {}), **changes[-1]}
 
 
 def _keep_code(

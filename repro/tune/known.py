@@ -64,9 +64,25 @@ class Known:
             outcome = self._store.outcome(run_id)
             if outcome is None or not results.is_result(self._store, outcome):
                 continue
-            if not checked or there.is_as_read(self._store, self._root, outcome, self._cache):
+            if not checked or self._is_as_read(run_id, outcome):
                 return outcome
         return None
+
+    def listed(self, recipe: Recipe, run_id: str) -> Outcome | None:
+        """Return the outcome of a run that a study names, where it is a result of this recipe under any code."""
+        outcome = self._store.outcome(run_id)
+        if outcome is None or not results.is_result(self._store, outcome):
+            return None
+        found = self._store.record(run_id).recipe
+        return outcome if recipe_digest(with_code(found, code_of(recipe))) == recipe_digest(recipe) else None
+
+    def _is_as_read(self, run_id: str, outcome: Outcome) -> bool:
+        """Say whether all that a run read is as it was, and what the runs read that it went on from."""
+        if not there.is_as_read(self._store, self._root, outcome, self._cache):
+            return False
+        resumed = self._store.record(run_id).circumstances.get("resumed")
+        before = None if resumed is None else self._store.outcome(resumed["run"])
+        return before is None or self._is_as_read(before.run_id, before)
 
     def failures(self, recipe: Recipe) -> list[Outcome]:
         """Return how the runs of this recipe ended that are no results, the latest last."""
@@ -102,7 +118,7 @@ class Known:
 
     def _of(self, run_id: str, recipe: Recipe) -> resume.Start | None:
         record, (state, outcome) = self._store.record(run_id), self._store.state(run_id)
-        if outcome is None:
+        if outcome is None or not results.is_whole(self._store, outcome) or not self._is_as_read(run_id, outcome):
             return None
         budget = recipe.budget.get("epochs", 0)
         if record.recipe.horizon != recipe.horizon and resume.read_horizon(self._store, record):

@@ -34,6 +34,7 @@ from repro.tune.search import Amount, Job, Mode, Score, anew, plain
 from repro.tune.specification import Study
 from repro.tune.study import Verified
 from repro.tune.trainings import Recorded, Told, Trainings
+from repro.tune.used import Used
 
 
 class Watcher(NamedTuple):
@@ -80,9 +81,10 @@ def _run(
     scheduler = method.scheduler(asked, whole, bases.source(asked, base), mode)
 
     def told(found: Told) -> None:
+        used.note(found.work.job, found.work.replicate, found.run_id)
         watcher.told(found, scheduler)
 
-    answers = Answers(folder)
+    answers, used = Answers(folder), Used(folder)
     watcher.began(whole, workers)
     others = ground.earlier_codes(template.store, folder)
     with Trainings(template, base, scheduler.trials.params, asked, answers, workers, told, others) as engine:
@@ -242,7 +244,7 @@ def _derived(
         return recipe(base.of(scheduler.trials.params(job.trial), job, replicate))
 
     known, answers = Known(store, base.request.root, ground.earlier_codes(store, folder)), Answers(folder)
-    engine = Recorded(known, recipe_of, metric, range(asked.per_trial), answers, store)
+    engine = Recorded(known, recipe_of, metric, range(asked.per_trial), answers, Used(folder), store)
     drive(scheduler, engine)
     return _Derived(asked, base, scheduler, engine, answers, known, recipe_of)
 

@@ -29,11 +29,16 @@ _KILLED = 128 + signal.SIGKILL
 def is_result(store: Store, outcome: Outcome) -> bool:
     """Say whether how a run ended tells of its recipe: a signal, a limit, too little memory or a full disk does not."""
     if outcome.state == "COMPLETED":
-        return _LOST not in _tail(store, outcome)
+        return is_whole(store, outcome)
     if outcome.state != "FAILED" or outcome.signal is not None or was_limited(outcome):
         return False
     said = _said(_tail(store, outcome))
     return outcome.exit_code != _KILLED and not any(_MEMORY.search(line) or _FULL.search(line) for line in said)
+
+
+def is_whole(store: Store, outcome: Outcome) -> bool:
+    """Say whether all that a run logged was written, as far as it could tell."""
+    return _LOST not in _tail(store, outcome)
 
 
 def why(outcome: Outcome) -> str:

@@ -18,6 +18,7 @@ from repro.tune.options import ENDLESS
 from repro.tune.scheduler import Limits, Scheduler, Trial
 from repro.tune.search import Amount, Mode, plain
 from repro.tune.specification import Study
+from repro.tune.used import INPUTS
 
 _SHOWN = 6
 
@@ -92,7 +93,7 @@ def identity(root: Path, study: Study, ground: Ground) -> dict[str, Any]:
 def _refuse_or_say(before: StudyFolder, found: dict[str, Any]) -> list[str]:
     """Return words where only the fidelity's maximum grew: that is a new study by itself; refuse anything else."""
     old = before.specification()["identity"]
-    names = changed(old, found)
+    names = [name for name in changed(old, found) if name != INPUTS]
     if names == ["specification.fidelity"] and _grew(old, found):
         return [f"a larger fidelity than study {before.study_id} had: a new study, which goes on from what still holds"]
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

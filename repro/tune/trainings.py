@@ -22,6 +22,7 @@ from repro.tune.report import amount
 from repro.tune.search import Amount, Job, Score
 from repro.tune.space import Params
 from repro.tune.specification import Study
+from repro.tune.used import Used
 
 #: A run that came to no result (a signal, a limit of time or memory) is made again so often, alone.
 _AGAIN = 2
@@ -264,9 +265,11 @@ class Recorded:
         metric: str,
         replicates: range,
         answers: Answers,
+        used: Used,
         store: Store,
     ) -> None:
         self._known = there
+        self._used = used
         self._answers = answers
         self._recipe = recipe
         self._metric = metric
@@ -286,12 +289,16 @@ class Recorded:
         if self._answers.of(task, self._replicates):
             self._over.append((task, []))
             return
-        found = [self._known.result(self._recipe(task, at), checked=False) for at in self._replicates]
+        found = [self._outcome(task, at) for at in self._replicates]
         outcomes = [outcome for outcome in found if outcome is not None]
         if len(outcomes) == len(found):
             self._over.append((task, outcomes))
         else:
             self.missing.append(task)
+
+    def _outcome(self, task: Job, replicate: int) -> Outcome | None:
+        recipe, run_id = self._recipe(task, replicate), self._used.of(task, replicate)
+        return self._known.result(recipe, checked=False) if run_id is None else self._known.listed(recipe, run_id)
 
     def wait(self) -> tuple[Job, Score]:
         """Return the next job that has all its runs, and its score."""
