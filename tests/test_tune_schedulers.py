@@ -204,7 +204,7 @@ def test_what_is_missing_for_the_controls():
         scheduler = Brackets(brackets.halvings(4, budgets, Fraction(2)), trials(), Limits(4))
         scheduler.trials.course = course
         run(scheduler, Pseudo())
-        found.append(scheduler.trials.missing(budgets))
+        found.append(scheduler.trials.missing(budgets, course))
     assert found == [2 * (4 - 1) + (4 - 2), 2 * (2 + 4) + 4]
 
 
