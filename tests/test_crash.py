@@ -112,11 +112,11 @@ run.artifact("result.txt")
 
 
 class Driver:
-    """A process that runs ``repro`` in forks of itself."""
+    """A process that runs ``repro`` in forks of itself; ``also`` has imports that these then need not do."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER], env=clean_environment(), stdin=-1, stdout=-1, text=True
+            [sys.executable, "-c", also + DRIVER], env=clean_environment(), stdin=-1, stdout=-1, text=True
         )
 
     def __call__(self, project: "Crashed", limit: int, *words: str) -> int:

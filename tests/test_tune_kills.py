@@ -4,6 +4,8 @@ On a real training of handwritten digits, and on a table; the decisions and the 
 """
 
 import contextlib
+import io
+import itertools
 import json
 import os
 import random
@@ -20,6 +22,8 @@ import numpy as np
 import pytest
 from conftest import REPRO, Project, clean_environment
 from sklearn.datasets import load_digits
+from test_crash import Crashed, Driver
+from test_tune_tables import write
 
 TRAIN = """\
 import os
@@ -326,3 +330,51 @@ def test_data_that_changes(digits: Project, quiet: Made, tmp_path: Path) -> None
         assert verified["digest"] == expected["decisions_digest"]
         shown = project.repro("study", "show", expected["study_id"], "--json", check=0).json
         assert shown["trials"] == expected["trials"]
+
+
+TABLE = """\
+table: table.npz
+method: {hyperband: {eta: 2}}
+fidelity: {epoch: [20, 80]}
+seeds: {per_trial: 1, finalists: 2}
+seed: 7
+"""
+
+
+def test_a_table_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the hundred: a study over a table that is killed at any step of its process goes on to the same decisions.
+
+    Each time again at a step that a generator draws, and then to the end; the store is whole after it.
+    """
+    project = Crashed(tmp_path / "project")
+    write(project.root)
+    project.write("study.yaml", TABLE)
+    driver = Driver("from repro.cli import study, tune\nfrom repro.tune import finalists, judging\n")
+    chance = random.Random(7)  # noqa: S311  (where to kill)
+    monkeypatch.chdir(project.root)
+    expected, kills = None, 0
+    for limit in itertools.count():
+        shutil.rmtree(project.store, ignore_errors=True)
+        code = driver(project, limit, "tune", "study.yaml")
+        if limit and code == 0:
+            break
+        if code == -signal.SIGKILL:
+            kills += 1
+            kills += driver(project, 1 + chance.randrange(limit), "tune", "study.yaml") == -signal.SIGKILL
+        found = _document("tune", "study.yaml", "--json")
+        expected = expected or found["decisions_digest"]
+        assert found["decisions_digest"] == expected, f"killed at step {limit}"
+        assert _document("study", "verify", "last", "--json")["faults"] == [], f"killed at step {limit}"
+        assert _document("verify", "--json")["ok"], f"killed at step {limit}"
+    driver.close()
+    assert kills > 100
+
+
+def _document(*words: str) -> Any:
+    """Run ``repro`` in this process; return its document."""
+    from repro.cli.main import _guarded
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert _guarded(list(words)) == 0, words
+    return json.loads(out.getvalue())

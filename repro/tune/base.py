@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from repro.errors import ConfigError
 from repro.record.values import Recipe
-from repro.run import config
+from repro.run import config, yaml12
 from repro.run import request as requests
 from repro.run.config import nearest
 from repro.run.request import MILLION, Request
@@ -96,6 +97,13 @@ class Base(NamedTuple):
         return found if is_whole else replace(found, epochs=int(point.epochs or 0))
 
 
+def _wrong(study: Study, place: yaml12.Place, message: str, hint: str | None = None) -> ConfigError:
+    """Return the error that names a place in the study file: the file as a user would, the line, the key."""
+    path = study.path
+    line, shown = yaml12.read(path).line(place), os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path
+    return ConfigError(f"{shown}:{line}: {'.'.join(map(str, place))}: {message}", hint=hint)
+
+
 def _share(amount: Amount) -> int:
     """Return a share of the data in millionths, rounded to the nearest."""
     return max(1, round(amount * MILLION))
@@ -117,13 +125,13 @@ def read(study: Study, patterns: Sequence[str] = ()) -> Base:
     base = _base(study, request, command)
     names = {axis.name for axis in study.fidelity}
     if command is not None and _DATA in names:
-        raise ConfigError(
-            f"{study.path}: fidelity.data: {path.name} is a command, which has no run.subset", hint=_ENTRY
-        )
+        raise _wrong(study, ("fidelity", "data"), f"{path.name} is a command, which has no run.subset", hint=_ENTRY)
     untold = next((name for name in (_EPOCHS, _MODEL) if name in names and f"{{{name}}}" not in (command or "")), None)
     if command is not None and untold is not None:
-        raise ConfigError(
-            f"{study.path}: fidelity.{untold}: the command of {path.name} has no {{{untold}}}, so it cannot be told",
+        raise _wrong(
+            study,
+            ("fidelity", untold),
+            f"the command of {path.name} has no {{{untold}}}, so it cannot be told",
             hint=f"command: {command} --{untold} {{{untold}}}",
         )
     return base
@@ -145,38 +153,37 @@ def _base(study: Study, request: Request, command: str | None) -> Base:
 def _check_axis(study: Study, axis: Axis, params: Mapping[str, Any], *, known: bool) -> None:
     """Raise ConfigError where the experiment cannot be told an amount of an axis; ``known``: it has epochs."""
     if axis.name == _EPOCHS and not known:
-        raise ConfigError(
-            f"{study.path}: fidelity.epochs: the experiment has no parameter epochs",
+        raise _wrong(
+            study,
+            ("fidelity", "epochs"),
+            "the experiment has no parameter epochs",
             hint="params: {epochs: 100} in the experiment, and `for epoch in run.epochs():` in its entry",
         )
     if axis.name == _MODEL and not isinstance(params.get(_MODEL), str):
-        raise ConfigError(
-            f"{study.path}: fidelity.model: the experiment has no parameter model, a text",
+        raise _wrong(
+            study,
+            ("fidelity", "model"),
+            "the experiment has no parameter model, a text",
             hint="params: {model: resnet18} in the experiment",
         )
     if axis.name in study.space.domains:
-        raise ConfigError(
-            f"{study.path}: space.{axis.name}: it is the fidelity already", hint="take one of the two out"
-        )
+        raise _wrong(study, ("space", axis.name), "it is the fidelity already", hint="take one of the two out")
 
 
 def _check(study: Study, name: str, domain: Domain, params: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a domain's values are of the type that the parameter has in the experiment."""
     if name not in params:
-        raise ConfigError(
-            f"{study.path}: space.{name}: {study.experiment} has no such parameter", hint=nearest(name, params)
-        )
+        raise _wrong(study, ("space", name), f"{study.experiment} has no such parameter", hint=nearest(name, params))
     old = params[name]
     if old is None or isinstance(old, list):
         return
     if domain.kind in _CONTINUOUS and not domain.values and not isinstance(old, float):
         what = "int: [1, 10]" if isinstance(old, int) and not isinstance(old, bool) else "choice: [...]"
-        raise ConfigError(f"{study.path}: space.{name}: it is {old!r} in the experiment, not a number", hint=what)
+        said = f"{domain.kind} draws numbers with a fraction; in the experiment it is {old!r}"
+        raise _wrong(study, ("space", name), said, hint=what)
     strange = next((value for value in domain.values or (domain.low,) if not _fits(value, old)), _FITS)
     if strange is not _FITS:
-        raise ConfigError(
-            f"{study.path}: space.{name}: {strange!r} is not of the type that it has in the experiment ({old!r})"
-        )
+        raise _wrong(study, ("space", name), f"{strange!r} is not of the type that it has in the experiment ({old!r})")
 
 
 _FITS = object()

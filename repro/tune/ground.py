@@ -77,15 +77,16 @@ def begin(
     recipe = template.record.recipe
     earlier = [one for one in study.of_file(store, identity(recipe)["path"]) if "code" in _identity(one)]
     same = [one for one in earlier if _less_inputs(one) == identity(known.with_code(recipe, _identity(one)["code"]))]
+    later: list[str] = []
     must = bool(same) and not options.new
     if earlier:
         before = same[-1] if must else earlier[-1]
-        template = _keep_code(store, before, template, options, said, must=must)
+        template = _keep_code(store, before, template, options, later.append, must=must)
     code = known.code_of(template.record.recipe)
     inputs = _inputs(store, base, [one for one in same if _identity(one)["code"] == code], new=options.new)
     folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe, inputs), new=options.new)
-    for word in words:
-        said(word)
+    for text in [*later, *words]:
+        said(text)
     return folder, template
 
 

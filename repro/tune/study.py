@@ -21,6 +21,9 @@ from repro.tune.specification import Study
 from repro.tune.used import INPUTS
 
 _SHOWN = 6
+_SHORT = 60  # characters
+#: What of a recipe stands apart in a study's identity, or differs from trial to trial.
+_APART = {"code", "sources", "params", "command", "entry", "budget", "horizon", "seeds"}
 
 
 class Ground(NamedTuple):
@@ -61,7 +64,7 @@ def open_study(store: Store, root: Path, study: Study, ground: Ground, *, new: b
     if not (folder.folder / "specification.json").exists():
         before = of_file(store, found["path"])
         if before and not new:
-            said = _refuse_or_say(before[-1], found)
+            said = _refuse_or_say(before[-1], found, ground.places)
         with folder.held():
             folder.begin(
                 {
@@ -90,28 +93,47 @@ def identity(root: Path, study: Study, ground: Ground) -> dict[str, Any]:
     return plain
 
 
-def _refuse_or_say(before: StudyFolder, found: dict[str, Any]) -> list[str]:
+def _refuse_or_say(before: StudyFolder, found: dict[str, Any], places: Mapping[str, Any]) -> list[str]:
     """Return words where only the fidelity's maximum grew: that is a new study by itself; refuse anything else."""
     old = before.specification()["identity"]
     names = [name for name in changed(old, found) if name != INPUTS]
     if names == ["specification.fidelity"] and _grew(old, found):
         return [f"a larger fidelity than study {before.study_id} had: a new study, which goes on from what still holds"]
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    then = before.specification()["places"]
+    told = [_told(name, {**old, **then}, {**found, **places}) for name in _by_recipe(names, then, places)]
+    shown = ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
     raise UsageError(
         f"study {before.study_id} of {found['path']} was begun with another {shown or 'specification'}",
         hint="put that back to go on with it, or --new: a new study, which reads what still holds",
     )
 
 
+def _by_recipe(names: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return names with those of what the recipes differ in for the digest of it."""
+    if "experiment.environment" not in names:
+        return names
+    one, other = old["recipe"], new["recipe"]
+    fields = [name for name in sorted({*one, *other} - _APART) if one.get(name) != other.get(name)]
+    return [name for name in names if name != "experiment.environment"] + [f"recipe.{name}" for name in fields]
+
+
+def _told(name: str, old: Any, new: Any) -> str:
+    """Return a name with the value that it had and the one that it has, where these are short."""
+    for step in name.split("."):
+        old, new = (value.get(step) if isinstance(value, dict) else None for value in (old, new))
+    was, now = (canonical.dumps(value).decode() for value in (old, new))
+    return f"{name} ({was}, now {now})" if len(was) + len(now) < _SHORT else name
+
+
 def changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the names of what differs between two nested mappings, down to the specification's keys."""
+    """Return the names of what differs between two identities, down to the keys of what was asked for."""
     found = []
     for name in sorted({*old, *new}):
         one, other = old.get(name), new.get(name)
         if one == other:
             continue
-        if name == "specification" and isinstance(one, dict) and isinstance(other, dict):
-            found += changed(one, other, "specification.")
+        if name in ("specification", "experiment") and isinstance(one, dict) and isinstance(other, dict):
+            found += changed(one, other, f"{name}.")
         else:
             found.append(prefix + name)
     return found
