@@ -148,7 +148,7 @@ def test_out_of_time(tmp_path):
     )
     found = project.repro("run", "--json", "--timeout", "5", "--", "python", "train.py", check=124)
     assert found.json["state"] == "TIMED_OUT"
-    assert outcome_of(project, found.json["run_id"])["reason"] == "time limit of 5 s"
+    assert found.json["reason"] == "time limit of 5 s"
     assert "TIMED_OUT (time limit of 5 s)" in found.err
     assert [run["state"] for run in project.repro("ls", "--json").json] == ["TIMED_OUT"]
     shown = project.repro("show", "last", "--json", check=0).json
@@ -176,7 +176,7 @@ def test_out_of_memory(tmp_path):
         "time.sleep(120)\n",
     )
     found = project.repro("run", "--json", "--memory-limit", "400MB", "--", "python", "train.py", check=137).json
-    reason = outcome_of(project, found["run_id"])["reason"]
+    reason = found["reason"]
     assert found["state"] == "FAILED"
     assert reason.startswith("memory limit of 400 MB: ")
     assert 400 < float(reason.removesuffix(" MB in use").rpartition(" ")[2]) < 900
@@ -267,7 +267,7 @@ def test_out_of_memory_in_the_script_is_no_result(tmp_path, text):
     store = Store.create(tmp_path / ".repro")
     outcome = failed(store, text)
     assert not results.is_result(store, outcome)
-    assert results.why(outcome) == "out of memory"
+    assert results.why(store, outcome) == "out of memory"
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,14 @@ def test_an_exception_of_the_script_is_a_result(tmp_path, text):
     assert results.is_result(store, failed(store, text))
 
 
+def test_a_full_disk_is_no_result(tmp_path):
+    """A disk that was full says nothing of the recipe either, and is called so."""
+    store = Store.create(tmp_path / ".repro")
+    outcome = failed(store, TRACE + "OSError: [Errno 28] No space left on device: 'model.pt'")
+    assert not results.is_result(store, outcome)
+    assert results.why(store, outcome) == "out of disk space"
+
+
 def test_ends_that_are_no_results(tmp_path):
     """A signal, also of a shell's command, and a limit are no results; each is said in words."""
     store = Store.create(tmp_path / ".repro")
@@ -297,7 +305,7 @@ def test_ends_that_are_no_results(tmp_path):
     for fields, words in ends:
         outcome = failed(store, "", **fields)
         assert not results.is_result(store, outcome)
-        assert results.why(outcome) == words
+        assert results.why(store, outcome) == words
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +338,8 @@ def test_a_study_asks(stuck):
     assert "hint: raise limits.time in study.yaml and run the same command" in said.err
     assert f"repro tune study.yaml --give-up {trial}" in said.err
     assert trial_of(project, 0.2)["state"] == "running"
+    used = next(project.store.glob("studies/*/runs.jsonl")).read_text()
+    assert not [run for run in runs(project, "TIMED_OUT") if run["run_id"] in used]
 
 
 def test_a_raised_limit_goes_on(stuck, copy):
@@ -405,6 +415,18 @@ def test_finalists_and_controls_that_are_given_up(tmp_path):
     assert found["controls"]["random_full"]["runs"]
     assert [item["trial"] for item in found["given_up"]] == [0, int(worst)]
     assert project.repro("study", "verify", "last", check=0)
+
+
+def test_what_was_given_up_is_not_tried_in_full(tmp_path):
+    """A control of a trial that was given up at a smaller budget is the worst, and nothing is run for it."""
+    project = lay_out(tmp_path, STUDY + "controls: true\n")
+    fault = {"FAULT": "eat", "FAULT_LR": "0.4"}
+    tune(project, check=1, **fault)
+    trial = trial_of(project, 0.4)["trial"]
+    found = tune(project, "--give-up", str(trial), **fault).json
+    assert [(item["trial"], item["budget"]) for item in found["given_up"]] == [(trial, 2)]
+    assert found["controls"]["random_full"]["runs"]
+    assert len(runs(project, "FAILED")) == 3
 
 
 def test_warm_trainings_have_limits(tmp_path):

@@ -169,6 +169,7 @@ def _document(result: execute.Result) -> dict[str, Any]:
         "state": outcome.state,
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
+        "reason": outcome.reason,
         "metrics": outcome.metrics,
         "seed": record.recipe.seeds.master,
         "recipe_digest": record.recipe_digest,

@@ -74,7 +74,7 @@ class Progress:
         if self._live is None:
             common.say(f"repro: {words}", dim=True)
         else:
-            self._live.console.print(f"repro: {words}", style="dim", markup=False, highlight=False)
+            self._live.console.print(f"repro: {words}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _table(self, scheduler: Scheduler) -> Any:
         from rich.console import Group

@@ -107,7 +107,7 @@ def children(pid: int) -> set[int]:
 
 
 def _resident(pid: int) -> int:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
     return 0
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from repro.base import clock
 from repro.errors import ReproError
 from repro.record.values import Outcome, was_limited
+from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.tune import results
 from repro.tune.search import Amount, Job, Score
@@ -64,21 +65,21 @@ def _read(value: dict[str, object]) -> GivenUp:
     return GivenUp(**(fields | {"budget": Fraction(str(value["budget"]))}))  # type: ignore[arg-type]
 
 
-def why(failed: Sequence[Outcome]) -> str:
+def why(store: Store, failed: Sequence[Outcome]) -> str:
     """Return in words why runs came to no result, the last one's reason and how often: ``out of time, twice``."""
-    words = results.why(failed[-1])
-    count = sum(results.why(outcome) == words for outcome in failed)
+    words = results.why(store, failed[-1])
+    count = sum(results.why(store, outcome) == words for outcome in failed)
     return f"{words}, {_WORDS[count - 1] if count <= len(_WORDS) else f'{count} times'}"
 
 
-def question(file: Path, trial: int, what: str, failed: Sequence[Outcome]) -> ReproError:
+def question(store: Store, file: Path, trial: int, what: str, failed: Sequence[Outcome]) -> ReproError:
     """Return what a study stops with when a training came to no result too often: what it was, and the ways on."""
     last = failed[-1]
     name = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
     limit = ("time" if last.state == "TIMED_OUT" else "memory") if was_limited(last) else None
     again = f"raise limits.{limit} in {name} and run" if limit else "run"
     return ReproError(
-        f"{what}: {why(failed)}: that is no result (the last is run {last.run_id})",
+        f"{what}: {why(store, failed)}: that is no result (the last is run {last.run_id})",
         hint=f"{again} the same command, which tries again; or repro tune {name} --give-up {trial}: it counts as"
         " diverged then",
     )

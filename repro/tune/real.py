@@ -81,7 +81,8 @@ def _run(
     scheduler = method.scheduler(asked, whole, bases.source(asked, base), mode)
 
     def told(found: Told) -> None:
-        used.note(found.work.job, found.work.replicate, found.run_id)
+        if found.failed is None:
+            used.note(found.work.job, found.work.replicate, found.run_id)
         watcher.told(found, scheduler)
 
     answers, used = Answers(folder), Used(folder)
@@ -219,6 +220,7 @@ class _Derived(NamedTuple):
     scheduler: Scheduler
     engine: Recorded
     answers: Answers
+    store: Store
     known: Known
     recipe_of: Callable[[Job, int], Recipe]
 
@@ -246,7 +248,7 @@ def _derived(
     known, answers = Known(store, base.request.root, ground.earlier_codes(store, folder)), Answers(folder)
     engine = Recorded(known, recipe_of, metric, range(asked.per_trial), answers, Used(folder), store)
     drive(scheduler, engine)
-    return _Derived(asked, base, scheduler, engine, answers, known, recipe_of)
+    return _Derived(asked, base, scheduler, engine, answers, store, known, recipe_of)
 
 
 def _give_up(
@@ -284,7 +286,7 @@ def _stuck(found: _Derived, trial: int) -> GivenUp | None:
         recipe = found.recipe_of(job, replicate)
         failed = found.known.failures(recipe)
         if failed and not found.answers.of(job, range(replicate, replicate + 1)) and not found.known.result(recipe):
-            return GivenUp(trial, budget, replicate, why(failed), failed[-1].run_id)
+            return GivenUp(trial, budget, replicate, why(found.store, failed), failed[-1].run_id)
     return None
 
 

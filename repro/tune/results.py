@@ -41,7 +41,7 @@ def is_whole(store: Store, outcome: Outcome) -> bool:
     return _LOST not in _tail(store, outcome)
 
 
-def why(outcome: Outcome) -> str:
+def why(store: Store, outcome: Outcome) -> str:
     """Say in words why the end of a run is no result."""
     reason = outcome.reason or ""
     if outcome.state == "TIMED_OUT":
@@ -50,7 +50,9 @@ def why(outcome: Outcome) -> str:
         return f"out of memory at {reason.removeprefix(OVER_MEMORY).partition(':')[0]}"
     if outcome.state == "COMPLETED":
         return "could not write what it logged"
-    return reason if outcome.signal is not None or outcome.exit_code == _KILLED else "out of memory, or of disk space"
+    if outcome.signal is not None or outcome.exit_code == _KILLED:
+        return reason
+    return "out of disk space" if any(map(_FULL.search, _said(_tail(store, outcome)))) else "out of memory"
 
 
 def _tail(store: Store, outcome: Outcome) -> str:

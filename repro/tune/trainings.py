@@ -206,9 +206,11 @@ class Trainings:
             self._failed.setdefault(work, []).append(outcome)
             if len(self._failed[work]) > _AGAIN:
                 what = f"{work} {self._base.axis.name}"
-                raise answers.question(self._file, work.job.trial, what, self._failed[work])
+                raise answers.question(self._template.store, self._file, work.job.trial, what, self._failed[work])
             self._alone.append(work)
-            self._told(Told(work, outcome.run_id, True, self._went_on.pop(work), results.why(outcome)))
+            self._told(
+                Told(work, outcome.run_id, True, self._went_on.pop(work), results.why(self._template.store, outcome))
+            )
             return
         self.counts["run_now"] += 1
         self.counts["continued"] += bool(self._went_on[work])
