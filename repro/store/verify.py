@@ -122,7 +122,7 @@ def _strangers(store: Store, entries: list[dict[str, Any]], run_id: str | None) 
     names = ("record.json", "outcome.json", "attachments/*.json")
     found = sorted(path for name in names for path in store.runs.glob(f"{run_id or '*'}/{name}"))
     if run_id is None:
-        studies = ("specification.json", "ends/*.json")
+        studies = ("specification.json", "ends/*.json", "answers/*.json")
         found += sorted(path for name in studies for path in store.folder.glob(f"studies/*/{name}"))
     places = _unknown([path.relative_to(store.folder).as_posix() for path in found], entries)
     if places:  # some may have been sealed while we looked
