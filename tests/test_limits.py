@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Done, Project
 
-from repro.engines.limits import in_bytes, in_seconds, seconds, size
+from repro.engines.limits import RunLimits, in_bytes, in_seconds, seconds, size
+from repro.engines.watchdog import Watchdog
 from repro.record.values import Outcome
 from repro.run.request import integer_seed
 from repro.store.store import Store
@@ -196,6 +197,20 @@ def test_shared_memory_counts_once(tmp_path):
     )
     found = project.repro("run", "--json", "--memory-limit", "500MB", "--", "python", "train.py", check=0).json
     assert found["state"] == "COMPLETED"
+
+
+def test_one_that_ended_while_its_memory_was_looked_at_was_not_cut():
+    """What is found of a job after its end breaks no limit, and no signal goes to a group that may be another's now."""
+    sent: list[int] = []
+
+    def members() -> list[int]:
+        dog._done.wait()
+        return [os.getpid()]
+
+    dog = Watchdog(RunLimits(memory=1), members, sent.append)
+    dog.start()
+    assert dog.end() is None
+    assert sent == []
 
 
 def test_a_cut_run_is_compared_as_far_as_it_came(tmp_path):

@@ -55,6 +55,8 @@ class Watchdog:
             now = time.monotonic()
             spent += min(now - before, pause + _LONG_TICK)
             before = now
+        if self._done.is_set():  # it ended by itself while we looked
+            return
         self._over = over
         self._send(signal.SIGTERM)
         if not self._done.wait(_GRACE):
