@@ -103,6 +103,7 @@ def test_limits_in_words():
     assert in_seconds(600.0) == "600 s"
     assert (in_bytes(2**32, 2**32), in_bytes(4.1 * 2**30, 2**32)) == ("4 GiB", "4.1 GiB")
     assert (in_bytes(5 * 10**8, 5 * 10**8), in_bytes(5.5 * 10**8, 5 * 10**8)) == ("500 MB", "550 MB")
+    assert (in_bytes(1.14 * 10**9, 9 * 10**8), in_bytes(1500 * 2**20, 2**20)) == ("1140 MB", "1500 MiB")
 
 
 @pytest.mark.parametrize(

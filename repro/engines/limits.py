@@ -10,6 +10,8 @@ _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BINARY = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+#: So many of a unit are said without decimals.
+_MANY = 100
 _NAMES = {"kib": "KiB", "mib": "MiB", "gib": "GiB", "tib": "TiB", "kb": "kB", "mb": "MB", "gb": "GB", "tb": "TB"}
 
 
@@ -70,4 +72,5 @@ def in_bytes(value: float, like: float) -> str:
     """Return a size for people, in units of 1000 where a limit like that is a whole number of them: ``4.1 GiB``."""
     units = _DECIMAL if like % 10**6 == 0 and like % 2**20 else _BINARY
     name = max((name for name in units if units[name] <= like), key=units.__getitem__, default=next(iter(units)))
-    return f"{value / units[name]:.3g} {_NAMES[name]}"
+    amount = value / units[name]
+    return f"{amount:{'.0f' if amount >= _MANY else '.3g'}} {_NAMES[name]}"
