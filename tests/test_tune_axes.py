@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.errors import ConfigError
-from repro.tune import axes, brackets, method, specification
+from repro.tune import axes, brackets, method, report, specification
 from repro.tune.draws import Draws
 from repro.tune.method import Ladder
 from repro.tune.options import LADDERS
@@ -155,18 +155,43 @@ def test_axes_of_which_no_end_is_below_the_other(name):
             (EPOCHS, DATA, MODEL),
             "0.01 of a training in full is below the least, 0.015625",
         ),
-        ("{asha: {rungs: [0.1, 0.9]}}", (EPOCHS, DATA, MODEL), "the whole is 1 full trainings"),
-        ("{asha: {rungs: 3}}", (MODEL, EQUAL), "0.5"),
-        ("{asha: {rungs: [50%, 60%, 100%]}}", (MODEL, EQUAL), "3 rungs come to 2 different ones of model, data"),
+        ("{asha: {rungs: [0.1, 0.9]}}", (EPOCHS, DATA, MODEL), "the whole is 1 full training$"),
+        ("{asha: {rungs: [50%, 60%, 100%]}}", (MODEL, EQUAL), "of 3 rungs only 2 differ in model, data"),
     ],
 )
 def test_rungs_that_cannot_be(text, fidelity, words):
     """Rungs below the least of all axes, or more of them than differ, are refused where they were asked for."""
-    if words == "0.5":  # as many models as rungs: all is well
-        assert [point.model for point in of(text, fidelity).values()] == ["narrow", "medium", "wide"]
-        return
     with pytest.raises(ConfigError, match=words):
         of(text, fidelity)
+
+
+def test_as_many_rungs_as_models():
+    """Where the rungs that are asked for all differ there are so many."""
+    found = of("{asha: {rungs: 3}}", (MODEL, EQUAL))
+    assert [point.model for point in found.values()] == ["narrow", "medium", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (1, "epochs", "1 epoch"),
+        (1600, "epochs", "1,600 epochs"),
+        (1, "step", "1 step"),
+        (0.5, "train_second", "0.5 train_seconds"),
+        (3, "run", "3 runs"),
+        (1, "full trainings", "1 full training"),
+        (41, "model", "41 units of cost"),
+        (1, "model", "1 unit of cost"),
+        (0.1, "data", "10% of the data"),
+        (1, "data", "all of the data"),
+        (6.4, "data", "6.4 times the data"),
+        (1, "s", "1 s"),
+        (2, "percent", "2 percent"),
+    ],
+)
+def test_budgets_in_words(value, unit, words):
+    """A budget is said in plain words, whatever it is counted in; a unit that is no word is left as it is."""
+    assert report.counted(value, unit) == words
 
 
 def test_what_a_trial_costs_that_goes_on_for_a_while():
@@ -198,7 +223,7 @@ def test_schedulers_over_several_axes(name, salt, workers, picks, limit):
     options = ": {configurations: 8, rungs: 3}" if name == "successive_halving" else ": {}"
     study = parsed(f"{{{name}{options}}}", f"budget: {limit}\nfidelity: {{epochs: [10, 40]}}")
     points = axes.rungs(fidelity, study.method)
-    ladder = Ladder(axes.counted(points), True, lambda budget: points[budget].model, points)
+    ladder = Ladder(axes.joined(points), True, lambda budget: points[budget].model, points)
 
     def run(workers, picks):
         source = Draws(Suggestion({"x": at}, "grid") for at in itertools.count())

@@ -60,7 +60,7 @@ def trials(study: str, as_json: bool) -> int:
         ]
         for trial in found["trials"]
     ]
-    common.table(["trial", "state", unit, metric, "run", "parameters"], rows, wrapped=("parameters",))
+    common.table(["trial", "state", report.heading(unit), metric, "run", "parameters"], rows, wrapped=("parameters",))
     return 0
 
 

@@ -134,7 +134,8 @@ def _dry_run(study: Study, as_json: bool) -> int:
         lines += report.open_plan(method.budgets(whole, study.method), method.limits(study, whole), unit)
     if study.finalists and study.table is None:
         more = report.counted(plain(finalists.MOST * study.finalists * whole.axis.high), unit)
-        lines.append(f"  then the best {finalists.MOST} on {study.finalists} fresh seeds: {more} more at most")
+        seeds = report.counted(study.finalists, "fresh seeds")
+        lines.append(f"  then the best {finalists.MOST} on {seeds}: {more} more at most")
     _print(found, lines, as_json)
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from repro.cli import common
 from repro.tune.method import Ladder
 from repro.tune.real import Watcher
-from repro.tune.report import amount, number, point
+from repro.tune.report import amount, counted, heading, number, point
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, plain
 from repro.tune.trainings import Told
@@ -55,7 +55,7 @@ class Progress:
     def _told(self, found: Told, scheduler: Scheduler) -> None:
         job = found.work.job
         if found.failed is not None:
-            self._say(f"{found.work} {self._unit}: {found.failed}: run {found.run_id} is made again, alone")
+            self._say(f"{found.work}: {found.failed}: run {found.run_id} is made again, alone")
             return
         self._runs["run" if found.run_now else "read"] += 1
         if found.run_now:
@@ -63,9 +63,9 @@ class Progress:
         how = "replayed from" if not found.run_now else "run"
         what = self._has(job.budget)
         of = f" ({point(what)})" if what else ""
-        on = f", on from {found.went_on_from}{' epochs' if what else ''}" if found.went_on_from else ""
+        on = f", on from {counted(found.went_on_from, 'epochs')}" if found.went_on_from else ""
         if self._live is None:
-            self._say(f"{found.work} {self._unit}{of}{on}: {how} {found.run_id}")
+            self._say(f"{found.work}{of}{on}: {how} {found.run_id}")
         else:
             self._live.update(self._table(scheduler))
 
@@ -82,7 +82,7 @@ class Progress:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in (self._unit, "asked", "over", "best"):
+        for name in (heading(self._unit), "asked", "over", "best"):
             table.add_column(name, justify="right")
         table.add_column("")
         trials = scheduler.trials
@@ -96,8 +96,8 @@ class Progress:
 
     def _caption(self, scheduler: Scheduler) -> str:
         seconds = time.monotonic() - self._since
-        spent = plain(scheduler.trials.spent)
+        spent = counted(plain(scheduler.trials.spent), self._unit)
         left = scheduler.trials.left
         speed = float(self._trained) / seconds if seconds else 0.0
         rest = f", about {float(left) / speed:,.0f} s of what is begun left" if speed and left else ""
-        return f"{self._runs['run']} run, {self._runs['read']} read; {number(spent)} {self._unit} asked for{rest}"
+        return f"{self._runs['run']} run, {self._runs['read']} read; {spent} asked for{rest}"

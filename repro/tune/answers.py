@@ -6,7 +6,6 @@ diverged, for the reason ``given up``, whatever brought it about.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +18,7 @@ from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.tune import results
 from repro.tune.search import Amount, Job, Score
+from repro.tune.specification import shown
 
 _WORDS = ("once", "twice", "three times")
 
@@ -75,7 +75,7 @@ def why(store: Store, failed: Sequence[Outcome]) -> str:
 def question(store: Store, file: Path, trial: int, what: str, failed: Sequence[Outcome]) -> ReproError:
     """Return what a study stops with when a training came to no result too often: what it was, and the ways on."""
     last = failed[-1]
-    name = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
+    name = shown(file)
     limit = ("time" if last.state == "TIMED_OUT" else "memory") if was_limited(last) else None
     again = f"raise limits.{limit} in {name} and run" if limit else "run"
     return ReproError(

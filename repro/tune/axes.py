@@ -37,16 +37,16 @@ def rungs(axes: Sequence[Axis], method: Method) -> dict[Amount, Point]:
     wanted = _shares(axes, method)
     found = {_cost(axes, point): point for point in (_at(axes, share) for share in wanted)}
     if len(found) < len(wanted) and _given(method):
+        names = ", ".join(axis.name for axis in axes)
         raise ConfigError(
-            f"{method.name}: {len(wanted)} rungs come to {len(found)} different ones of"
-            f" {', '.join(axis.name for axis in axes)}",
+            f"{method.name}: of {len(wanted)} rungs only {len(found)} differ in {names}",
             hint="fewer rungs, or a larger fidelity",
         )
     return found
 
 
-def counted(points: Mapping[Amount, Point]) -> Axis:
-    """Return the one axis that budgets of several are counted on: from the cheapest rung to a training in full."""
+def joined(points: Mapping[Amount, Point]) -> Axis:
+    """Return the one axis that stands for several: from the cheapest rung to a training in full."""
     return Axis(UNIT, min(points), _WHOLE)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from repro.run import request as requests
 from repro.run.config import nearest
 from repro.run.request import MILLION, Request
 from repro.tune import draws
-from repro.tune.axes import counted, rungs
+from repro.tune.axes import joined, rungs
 from repro.tune.draws import Draws
 from repro.tune.search import Amount, Job, Point, Source, Suggestion
 from repro.tune.space import Domain, Params, Space
-from repro.tune.specification import Axis, Study
+from repro.tune.specification import Axis, Study, shown
 
 _EPOCHS = "epochs"
 _MODEL = "model"
@@ -45,7 +44,7 @@ class Base(NamedTuple):
     @property
     def axis(self) -> Axis:
         """What budgets are counted in."""
-        return counted(self.points) if self.points else self.axes[0]
+        return joined(self.points) if self.points else self.axes[0]
 
     @property
     def continues(self) -> bool:
@@ -99,9 +98,8 @@ class Base(NamedTuple):
 
 def _wrong(study: Study, place: yaml12.Place, message: str, hint: str | None = None) -> ConfigError:
     """Return the error that names a place in the study file: the file as a user would, the line, the key."""
-    path = study.path
-    line, shown = yaml12.read(path).line(place), os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path
-    return ConfigError(f"{shown}:{line}: {'.'.join(map(str, place))}: {message}", hint=hint)
+    line = yaml12.read(study.path).line(place)
+    return ConfigError(f"{shown(study.path)}:{line}: {'.'.join(map(str, place))}: {message}", hint=hint)
 
 
 def _share(amount: Amount) -> int:

@@ -13,6 +13,7 @@ from repro.tune.asha import Asha
 from repro.tune.brackets import Brackets, Shape
 from repro.tune.median import MedianStopping
 from repro.tune.options import ENDLESS
+from repro.tune.report import counted
 from repro.tune.scheduler import Limits, Scheduler, Trials
 from repro.tune.search import Amount, Course, Mode, Point, Source, going_on, plain
 from repro.tune.specification import Axis, Method, Study
@@ -72,8 +73,8 @@ def budgets(ladder: Ladder, method: Method) -> tuple[Amount, ...]:
         found = brackets.climb(axis.high, eta, count, whole=ladder.whole)
     if ladder.bound and found[0] < axis.low:
         raise ConfigError(
-            f"{method.name}: {len(found)} rungs begin at {plain(found[0])} {axis.name}, below the least,"
-            f" {plain(axis.low)}",
+            f"{method.name}: {len(found)} rungs begin at {counted(plain(found[0]), axis.name)}, below the least,"
+            f" {counted(plain(axis.low), axis.name)}",
             hint=f"rungs: {brackets.steps(axis.low, axis.high, eta) + 1}",
         )
     return _growing(tuple(map(_floor, found)) if ladder.whole else found, method.name)
@@ -109,7 +110,7 @@ def _listed(ladder: Ladder, rungs: tuple[Fraction, ...]) -> tuple[Amount, ...]:
     whole = next((item for item in (high, Fraction(1), Fraction(_PER_CENT)) if rungs[-1] == item), None)
     if whole is None:
         raise ConfigError(
-            f"rungs: the last budget is {plain(rungs[-1])}, and the whole is {plain(high)} {ladder.axis.name}",
+            f"rungs: the last budget is {plain(rungs[-1])}, and the whole is {counted(plain(high), ladder.axis.name)}",
             hint="rungs: [0.25, 0.5, 1.0], [25%, 50%, 100%], or amounts that end in the whole",
         )
     found = tuple(item * high / whole for item in rungs)
@@ -176,9 +177,10 @@ def planned(study: Study, ladder: Ladder, available: int | None) -> list[Shape]:
         kept.append(shape)
     if not kept:
         first = next(shapes(study, ladder) or iter(()))
+        has = counted(first.sizes[0], "trials")
         raise ConfigError(
-            f"{study.path}: the first bracket has {first.sizes[0]} trials and costs {plain(first.cost)}"
-            f" {ladder.axis.name}: the limits leave no room for it",
+            f"{study.path}: the first bracket has {has} and costs {counted(plain(first.cost), ladder.axis.name)}:"
+            f" the limits leave no room for it",
             hint="raise trials: or budget:, or take fewer configurations",
         )
     return kept

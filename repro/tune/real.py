@@ -28,7 +28,7 @@ from repro.tune.ground import Options
 from repro.tune.known import Known
 from repro.tune.method import Ladder
 from repro.tune.options import LADDERS
-from repro.tune.report import amount, number
+from repro.tune.report import counted, number
 from repro.tune.scheduler import Scheduler
 from repro.tune.search import Amount, Job, Mode, Score, anew, plain
 from repro.tune.specification import Study
@@ -192,7 +192,7 @@ def _controls(further: _Further, said: Callable[[str], None]) -> dict[str, Any] 
     courses = (scheduler.trials.course, anew)
     more, most = (asked.per_trial * scheduler.trials.missing(budgets, course) for course in courses)
     otherwise = "" if more == most else f" ({number(plain(most))} where no checkpoint is there to go on from)"
-    said(f"controls: {number(plain(more))} {base.axis.name} more at most, which are not the search's{otherwise}")
+    said(f"controls: {counted(plain(more), base.axis.name)} more at most, which are not the search's{otherwise}")
     engine.train((Job(at, 0, Amount(0), budget) for budget in budgets for at in range(count)), range(asked.per_trial))
     _, mode = asked.objective or ("", "min")
 
@@ -266,7 +266,7 @@ def _give_up(
     given_up = _stuck(found, trial)
     if given_up is not None:
         found.answers.add(given_up)
-        where = f"trial {trial} at {amount(given_up.budget)} {base.axis.name}"
+        where = f"trial {trial} at {counted(plain(given_up.budget), base.axis.name)}"
         said(f"{where}: {given_up.reason}: given up, it counts as diverged")
     elif any(item.trial == trial for item in found.answers.all):
         said(f"trial {trial} was given up before")
@@ -301,7 +301,8 @@ def verify(store: Store, folder: StudyFolder) -> Verified:
     if not study.is_over(folder):  # it goes on beyond its last end
         return study.compared(folder, lines[: len(folder.decisions())])
     verified = study.compared(folder, lines)
-    missing = [f"trial {job.trial} has no record at {amount(job.budget)}" for job in found.engine.missing]
+    unit = found.base.axis.name
+    missing = [f"trial {job.trial} has no record at {counted(plain(job.budget), unit)}" for job in found.engine.missing]
     return verified._replace(faults=[*missing, *verified.faults])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.tune.brackets import Shape
@@ -15,6 +15,10 @@ _NAMES = {
     "random_full_at_classical_cost": "random in full, at the cost of the classical rungs",
     "first_then_top_at_classical_cost": "one first evaluation each, then the top in full, at that cost",
 }
+#: What budgets of these axes are counted in, for people: one of it, and several.
+_UNITS = {"model": ("unit of cost", "units of cost"), "data": ("of the data", "of the data")}
+#: Names of one of something, as a table has them for its budget.
+_SINGULAR = ("step", "epoch", "iteration", "second", "minute", "hour", "run")
 #: Controls that are random search: what a verdict on the search is about.
 RANDOM = ("random_full", "random_full_at_classical_cost")
 
@@ -29,18 +33,36 @@ def amount(value: Amount) -> str:
     return number(plain(value))
 
 
+def _words(unit: str) -> tuple[str, str]:
+    """Return a unit in words, of one and of several; what is no word that can be counted is as it is."""
+    is_word = len(unit) > 2 and unit.endswith(("s", *_SINGULAR))  # noqa: PLR2004  (no "s" for seconds)
+    one = unit.removesuffix("s")
+    return _UNITS.get(unit) or ((one, f"{one}s") if is_word else (unit, unit))
+
+
 def counted(value: float, unit: str) -> str:
-    """Return an amount of a unit for people: one of them, or several."""
-    return f"{number(value)} {unit.removesuffix('s') if value == 1 else unit}"
+    """Return so many of a unit for people: ``1 epoch``, ``25 epochs``, ``41 units of cost``, ``10% of the data``."""
+    one, several = _words(unit)
+    if unit == "data":
+        if value > 1:
+            return f"{number(value)} times the data"
+        return f"{'all' if value == 1 else f'{100 * value:.6g}%'} {several}"
+    return f"{number(value)} {one if value == 1 else several}"
+
+
+def amounts(budgets: Iterable[str], unit: str) -> str:
+    """Return budgets from rung to rung for people, the unit once."""
+    return f"{' > '.join(budgets)} {_words(unit)[1]}"
+
+
+def heading(unit: str) -> str:
+    """Return the head of a column of budgets."""
+    return "cost" if unit == "model" else unit
 
 
 def point(found: Mapping[str, Any]) -> str:
     """Return what a rung of several axes has of each, for people; nothing of one axis."""
-    words = []
-    if "epochs" in found:
-        words.append(counted(found["epochs"], "epochs"))
-    if "data" in found:
-        words.append("all of the data" if found["data"] == 1 else f"{100 * found['data']:.6g}% of the data")
+    words = [counted(found[axis], axis) for axis in ("epochs", "data") if axis in found]
     if "model" in found:
         words.append(f"model {found['model']}")
     return ", ".join(words)
@@ -57,9 +79,9 @@ def rungs(found: Mapping[str, Any]) -> Iterator[str]:
 
 def open_plan(budgets: Sequence[Amount], limits: Limits, unit: str) -> Iterator[str]:
     """Yield the rungs of a study without brackets before it begins, and where it ends."""
-    ends = [] if limits.trials is None else [f"{limits.trials} trials"]
+    ends = [] if limits.trials is None else [counted(limits.trials, "trials")]
     ends += [] if limits.budget is None else [counted(plain(limits.budget), unit)]
-    yield f"  rungs at {' > '.join(map(amount, budgets))} {unit}, as many trials at each as are promoted"
+    yield f"  rungs at {amounts(map(amount, budgets), unit)}, as many trials at each as are promoted"
     yield f"  {' and '.join(ends)} at most"
 
 
@@ -67,25 +89,24 @@ def plan(shapes: Sequence[Shape], unit: str) -> Iterator[str]:
     """Yield the brackets of a study before it begins, equal ones once, and what they cost."""
     count: dict[str, int] = {}
     for shape in shapes:
-        rungs = " > ".join(
-            f"{size} at {amount(budget)}" for size, budget in zip(shape.sizes, shape.budgets, strict=True)
-        )
+        pairs = zip(shape.sizes, shape.budgets, strict=True)
+        rungs = amounts((f"{size} at {amount(budget)}" for size, budget in pairs), unit)
         count[rungs] = count.get(rungs, 0) + 1
     if shapes and shapes[0].sizes == (1,):
-        yield f"  {len(shapes)} trials in full, at {counted(plain(shapes[0].budgets[-1]), unit)} each"
+        yield f"  {counted(len(shapes), 'trials')} in full, at {counted(plain(shapes[0].budgets[-1]), unit)} each"
     else:
         for rungs, times in count.items():
-            yield f"  {times} x {rungs} {unit}"
+            yield f"  {times} x {rungs}"
     trials = sum(shape.sizes[0] for shape in shapes)
     cost, anew = (sum((getattr(shape, name) for shape in shapes), Amount(0)) for name in ("cost", "retrained"))
     more = "" if cost == anew else f" where promoted trials go on ({amount(anew)} if each began anew)"
-    yield f"  {trials} trials, {counted(plain(cost), unit)}{more}"
+    yield f"  {counted(trials, 'trials')}, {counted(plain(cost), unit)}{more}"
 
 
 def runs(found: Mapping[str, int]) -> Iterator[str]:
     """Yield how the runs of a study came about."""
     if found["read"]:
-        yield f"{found['read']} read, not run; {found['files_checked']} input files checked"
+        yield f"{found['read']} read, not run; {counted(found['files_checked'], 'input files')} checked"
     if found["continued"]:
         yield f"{found['continued']} of {found['run_now']} went on from a checkpoint, the others began anew"
 
@@ -98,11 +119,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{states.count(state)} {state}" for state in ("finished", "stopped", "diverged", "running") if state in states
     )
     yield f"study {found['study_id']} ({found['path']}): {found['method']}, {objective['metric']}: {objective['mode']}"
-    yield f"  {len(states)} trials: {ends}"
+    yield f"  {counted(len(states), 'trials')}: {ends}"
     spent, anew = found["budget_spent"], found["budget_retrained"]
     more = "" if spent == anew else f", promoted trials going on ({number(anew)} if each began anew)"
     yield f"  budget {counted(spent, unit)}{more}"
-    yield f"  {found['decisions']:,} decisions, {found['decisions_digest']}"
+    yield f"  {counted(found['decisions'], 'decisions')}, {found['decisions_digest']}"
     yield from rungs(found)
     for item in found.get("given_up", ()):
         yield f"  trial {item['trial']} was given up at {counted(item['budget'], unit)}: {item['reason']}"
@@ -113,7 +134,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     elif found.get("rung_correlation"):
         yield "between rungs, over the trials that reached both (controls: true in the file trains the others too):"
         for item in found["rung_correlation"]:
-            yield f"  {number(item['budget'])} {unit} rank like {number(item['next'])}: {_rho(item)}, n = {item['n']}"
+            at, then = (counted(item[name], unit) for name in ("budget", "next"))
+            yield f"  rank correlation of {at} with {then}: {_rho(item)}, n = {item['n']}"
 
 
 def _best(found: Mapping[str, Any]) -> Iterator[str]:
@@ -147,7 +169,7 @@ def _finalists(found: Mapping[str, Any]) -> Iterator[str]:
         within = "" if low_high is None else f", 95% interval [{low_high[0]:.6g}, {low_high[1]:.6g}]"
         tie = ", a tie with the first" if item["tie"] and item is not found["finalists"][0] else ""
         mean = "diverged" if item["mean"] is None else f"mean {number(item['mean'])}"
-        yield f"  trial {item['trial']}: {mean}, {len(item['values'])} seeds{within}{tie}"
+        yield f"  trial {item['trial']}: {mean}, {counted(len(item['values']), 'seeds')}{within}{tie}"
 
 
 def controls(found: Mapping[str, Any], unit: str) -> Iterator[str]:
@@ -165,14 +187,14 @@ def controls(found: Mapping[str, Any], unit: str) -> Iterator[str]:
 
 
 def _found(item: Mapping[str, Any], unit: str) -> str:
-    return f"best {number(item['best'])}, regret {item['regret']:.3f}, cost {number(item['cost'])} {unit}"
+    return f"best {number(item['best'])}, regret {item['regret']:.3f}, for {counted(item['cost'], unit)}"
 
 
 def _correlations(found: Sequence[Mapping[str, Any]], unit: str, more: str) -> Iterator[str]:
     for item in found:
         every, half = (_rho(item[part]) for part in ("all", "better_half"))
-        budget = counted(item["budget"], unit)
-        yield f"  {budget} rank like the whole{more}: {every}; among the better half {half}"
+        at = counted(item["budget"], unit)
+        yield f"  rank correlation of {at} with the whole{more}: {every}; among the better half {half}"
 
 
 def _rho(found: Mapping[str, Any]) -> str:
@@ -216,5 +238,5 @@ def _figures(item: Mapping[str, Any], unit: str) -> str:
     (low, high), (least, most) = item["regret_interval"], item["found_best_interval"]
     return (
         f"regret {item['regret']:.3f} [{low:.3f}, {high:.3f}], the best found in {item['found_best']:.1%}"
-        f" [{least:.1%}, {most:.1%}], cost {number(item['cost'])} {unit}"
+        f" [{least:.1%}, {most:.1%}], for {counted(item['cost'], unit)}"
     )

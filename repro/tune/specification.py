@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -102,6 +103,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def shown(path: Path) -> str:
+    """Return a study file as a user would name it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def load(path: Path) -> Study:

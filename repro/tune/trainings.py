@@ -18,8 +18,8 @@ from repro.trials.slot import Template
 from repro.tune import answers, known, results
 from repro.tune.answers import Answers, GivenUp
 from repro.tune.base import Base
-from repro.tune.report import amount
-from repro.tune.search import Amount, Job, Score
+from repro.tune.report import counted
+from repro.tune.search import Amount, Job, Score, plain
 from repro.tune.space import Params
 from repro.tune.specification import Study
 from repro.tune.used import Used
@@ -29,13 +29,14 @@ _AGAIN = 2
 
 
 class Work(NamedTuple):
-    """One run of a job: which replicate."""
+    """One run of a job: which replicate, and what its budget is counted in."""
 
     job: Job
     replicate: int
+    unit: str
 
     def __str__(self) -> str:
-        return f"trial {self.job.trial} at {amount(self.job.budget)}"
+        return f"trial {self.job.trial} at {counted(plain(self.job.budget), self.unit)}"
 
 
 class Told(NamedTuple):
@@ -119,7 +120,7 @@ class Trainings:
         """Begin a job: what is there of it is read at once."""
         self._results[task] = {}
         for replicate in () if self._given_up(task) else self._replicates:
-            work = Work(task, replicate)
+            work = Work(task, replicate, self._base.axis.name)
             outcome = self._known.result(self._recipe(work))
             if outcome is None:
                 self._queue.append(work)
@@ -205,8 +206,7 @@ class Trainings:
         if not results.is_result(self._template.store, outcome):
             self._failed.setdefault(work, []).append(outcome)
             if len(self._failed[work]) > _AGAIN:
-                what = f"{work} {self._base.axis.name}"
-                raise answers.question(self._template.store, self._file, work.job.trial, what, self._failed[work])
+                raise answers.question(self._template.store, self._file, work.job.trial, str(work), self._failed[work])
             self._alone.append(work)
             self._told(
                 Told(work, outcome.run_id, True, self._went_on.pop(work), results.why(self._template.store, outcome))
