@@ -311,7 +311,10 @@ def _ended_before(there: dict[Path, subprocess.Popen[bytes]], path: Path) -> boo
 
 
 def test_data_that_changes(digits: Project, quiet: Made, tmp_path: Path) -> None:
-    """A study whose data changed is refused by name; --new trains on the new data; each keeps its own decisions."""
+    """A study whose data changed is refused by name; --new trains on the new data, also after a kill.
+
+    Each of the two keeps its own decisions.
+    """
     project = Project(tmp_path / "copy")
     shutil.copytree(digits.root, project.root, symlinks=True)
     store = project.root / ".repro"
@@ -319,6 +322,11 @@ def test_data_that_changes(digits: Project, quiet: Made, tmp_path: Path) -> None
     refused = project.repro("tune", "study.yaml", check=2).err
     assert f"what the runs of study {quiet.document['study_id']} read has changed: digits.npz\n" in refused
     assert "--new" in refused
+    with _begun(project, store, tmp_path / "said", "--new", *FIRST, GATE=str(tmp_path / "gate")) as process:
+        _until(lambda: len(list(store.glob("runs/*/record.json"))) == 16, process)
+        process.kill()
+    begun = project.repro("study", "show", "last", "--json", check=0).json
+    assert {trial["state"] for trial in begun["trials"]} == {"running"}  # the runs on the old data are not its own
     new = tune(project, store, "--new", *FIRST).document
     assert (new["run_now"], new["read"]) == (7, 0)
     assert new["study_id"] != quiet.document["study_id"]

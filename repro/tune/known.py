@@ -54,17 +54,12 @@ class Known:
         self._cache = StatCache(store.cache / "files.json")
         self._starts: dict[str, list[str]] | None = None
 
-    def result(self, recipe: Recipe, *, checked: bool = True) -> Outcome | None:
-        """Return the outcome of the first run of this recipe that is a result and whose inputs are as they were.
-
-        Without ``checked`` nobody asks what the inputs are now.
-        """
+    def result(self, recipe: Recipe) -> Outcome | None:
+        """Return the outcome of the first run of this recipe that is a result and whose inputs are as they were."""
         same = self._results.get(recipe_digest(recipe), [])
         for run_id in itertools.chain(same, self._of_other_code(recipe)):
             outcome = self._store.outcome(run_id)
-            if outcome is None or not results.is_result(self._store, outcome):
-                continue
-            if not checked or self._is_as_read(run_id, outcome):
+            if outcome is not None and results.is_result(self._store, outcome) and self._is_as_read(run_id, outcome):
                 return outcome
         return None
 

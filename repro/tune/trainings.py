@@ -300,7 +300,7 @@ class Recorded:
 
     def _outcome(self, task: Job, replicate: int) -> Outcome | None:
         recipe, run_id = self._recipe(task, replicate), self._used.of(task, replicate)
-        return self._known.result(recipe, checked=False) if run_id is None else self._known.listed(recipe, run_id)
+        return self._known.result(recipe) if run_id is None else self._known.listed(recipe, run_id)
 
     def wait(self) -> tuple[Job, Score]:
         """Return the next job that has all its runs, and its score."""
