@@ -347,7 +347,7 @@ def test_what_is_killed_around_a_run_is_made_up_for(
             waiting.unlink()
     states = [outcome.state for name in store.run_ids() if (outcome := store.outcome(name))]
     assert sorted(states) == [*["COMPLETED"] * 4, *["LOST"] * 2]
-    assert new(before) == {}
+    assert gone(new(before))  # orphans of the killed are this process's, where a test before has made it their heir
 
 
 def let_go(flag: Path, seeds: tuple[int, ...]) -> None:
