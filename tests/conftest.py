@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPRO = Path(sys.executable).with_name("repro")
 ROOT = Path(__file__).parent.parent
@@ -108,6 +109,11 @@ class Project:
     def store(self) -> Path:
         """The project's store."""
         return self.root / ".repro"
+
+
+#: Properties are looked at for the same examples each time, however slow the machine is.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
