@@ -1,4 +1,4 @@
-"""What the end of a run tells of its recipe: an exception does; little memory, a full disk, a signal or a limit do not."""
+"""What the end of a run tells of its recipe: an exception does; a lack of memory or disk, a signal, a limit do not."""
 
 import pytest
 
