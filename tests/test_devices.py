@@ -293,7 +293,7 @@ def faked(project: Project, *words: str, models: tuple[str, ...] = (H100, H100),
     done = subprocess.run(
         [sys.executable, "-c", FAKE + FAKED, json.dumps(machine(*models)), *words],
         cwd=project.root,
-        env=clean_environment(**env),
+        env={name: value for name, value in clean_environment().items() if name != devices.VARIABLE} | env,
         capture_output=True,
         text=True,
         check=False,
