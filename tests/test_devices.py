@@ -192,7 +192,8 @@ def test_one_for_each_worker(count, asked, most, workers, given):
     """As many workers as GPUs unless the cores or the user say fewer, each with its own; one alone keeps them all."""
     found = share(asked, most, gpus(*[H100] * count), {})
     assert (found.workers, found.choices) == (workers, tuple(uuid(at) for at in range(given)))
-    assert bool(found.said) == (workers == 1 and count > 1)
+    told = {"sees all": workers == 1 and count > 1, f"cores for {most}": asked is None and 0 < count < most}
+    assert {words: any(words in line for line in found.said) for words in told} == told
 
 
 def test_more_workers_than_gpus():

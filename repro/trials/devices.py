@@ -38,8 +38,9 @@ def share(asked: int | None, most: int, gpus: Mapping[str, Any], environment: Ma
         return Shared(workers, (), [] if found is not None or workers == 1 else [_unknown(gpus)])
     alike = _alike(found)
     workers = asked or min(most, len(alike))
+    fewer = [] if asked or workers == most else [_fewer(workers, most)]
     if workers == 1:
-        return Shared(1, (), [_all(found)] if len(found) > 1 else [])
+        return Shared(1, (), [*[_all(found)] * (len(found) > 1), *fewer])
     if "error" not in gpus and alike[0].model is None:
         raise UsageError(
             f"{VARIABLE}={environment[VARIABLE]}: there are several models, and CUDA numbers the fastest first",
@@ -52,7 +53,7 @@ def share(asked: int | None, most: int, gpus: Mapping[str, Any], environment: Ma
             f"--workers {workers}: there {'is' if len(alike) == 1 else 'are'} {count}, and each worker has its own",
             hint=f"--workers {len(alike)}; {_NO_GPU}",
         )
-    return Shared(workers, tuple(device.choice for device in alike[:workers]), _left_out(found, alike))
+    return Shared(workers, tuple(device.choice for device in alike[:workers]), [*_left_out(found, alike), *fewer])
 
 
 def _alike(found: Sequence[Device]) -> list[Device]:
@@ -68,6 +69,10 @@ def _models(found: Sequence[Device]) -> str:
 
 def _unknown(gpus: Mapping[str, Any]) -> str:
     return f"the driver does not say which GPUs there are ({gpus['error']}): all workers see the same"
+
+
+def _fewer(workers: int, most: int) -> str:
+    return f"no more workers than GPUs: {workers}, where there are cores for {most}; {_NO_GPU}"
 
 
 def _all(found: Sequence[Device]) -> str:
