@@ -59,9 +59,14 @@ def test_the_figures_on_taskset(tmp_path):
     ]
     assert [report.verdict(item) for item in found] == ["won"] * 12
     assert np.mean([item["search"]["regret"] for item in found]) <= 0.03
+    assert np.mean([item["random_full"]["regret"] for item in found]) == pytest.approx(0.28, abs=0.02)
     assert np.mean([item["search"]["found_best"] for item in found]) >= 0.9
     assert all((item["random_full"]["runs"], item["first_then_top"]["runs"]) == (8, 8) for item in found)
     assert all(79_000 < item["search"]["cost"] <= 80_000 for item in found)  # what diverged is never promoted
+
+
+#: What eight trainings in full come to, at random and after one first evaluation.
+_EIGHT = ("random_full_at_classical_cost", "first_then_top_at_classical_cost")
 
 
 @real
@@ -82,6 +87,8 @@ def test_early_rungs_on_algoperf(tmp_path):
     assert sum(report.verdict(item) == "won" for item in early) <= 1
     assert sum(item["random_full_at_classical_cost"]["difference"] > 0 for item in early) >= 4
     assert [item["first_then_top_at_classical_cost"]["verdict"] for item in early] == ["lost"] * 6
+    mean = {name: np.mean([item[name]["regret"] for item in early]) for name in ("search", *_EIGHT)}
+    assert list(mean.values()) == pytest.approx([0.14, 0.09, 0.05], abs=0.01)
     assert all("the search lost against" in "".join(report.repeated(_summary(item))) for item in early)
 
 
@@ -406,9 +413,14 @@ def test_rank_correlation():
 
 
 def test_regret():
-    """0 is the best of all at the full budget, 1 their median or worse; what diverged does not count."""
+    """0 is the best of all at the full budget, 1 their median or worse; what diverged is the worst of all.
+
+    Where more than half diverged there is no such median: then it is that of the others.
+    """
     from repro.tune import controls
 
     losses = np.array([1.0, 2.0, 3.0, 5.0, 9.0, np.inf])
-    assert [controls.regret(losses, value) for value in (1.0, 2.0, 3.0, 9.0, np.inf)] == [0.0, 0.5, 1.0, 1.0, 1.0]
+    found = [controls.regret(losses, value) for value in (1.0, 2.5, 4.0, 9.0, np.inf)]
+    assert found == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert controls.regret(np.array([1.0, 2.0, 3.0, np.inf, np.inf, np.nan, np.inf]), 1.5) == 0.5
     assert controls.regret(np.full(3, np.inf), np.inf) == 0.0

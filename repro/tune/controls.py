@@ -33,13 +33,16 @@ def regret(losses: Floats, found: float) -> float:
     """Return where a loss lies between the best of all (0) and their median (1, and no more).
 
     Args:
-        losses: of all configurations at the full budget, shape (n,); the median is that of the finite ones.
+        losses: of all configurations at the full budget, shape (n,). Those that diverged count as the worst in the
+            median, but where it would be one of them it is that of the finite ones.
         found: the loss that a search ended with.
     """
     finite = losses[np.isfinite(losses)]
     if not len(finite) or found <= finite.min():
         return 0.0
-    best, middle = float(finite.min()), float(np.median(finite))
+    best, middle = float(finite.min()), float(np.median(np.where(np.isfinite(losses), losses, np.inf)))
+    if not math.isfinite(middle):
+        middle = float(np.median(finite))
     if not math.isfinite(found) or middle <= best:
         return 1.0
     return min(1.0, (found - best) / (middle - best))
