@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.record import trail as form
+from repro.record.values import TrailSchedule
 from repro.run import trails
 from repro.worker.ledger import Ledger
 
@@ -117,7 +118,10 @@ def test_what_is_reserved_is_cut_off_without_harm_to_who_still_writes(tmp_path: 
 
 
 def test_threads_that_step_at_once_lose_nothing_and_break_nothing(project: Project) -> None:
-    """Several threads may each train a network of their own: no bus error, each step once, all in one chain."""
+    """Several threads may each train a network of their own: no bus error, each step once, all in one chain.
+
+    Columns by tensor are over what the details say; they are 0 in frames that are not full or not deep.
+    """
     project.write(
         "train.py",
         """\
@@ -156,3 +160,8 @@ for thread in threads:
     for frame in found.frames:
         chain = xxhash.xxh3_128_digest(form.pack(frame._replace(detail=0, chain=chain)))
         assert frame.chain == chain
+        assert frame.flags & (form.FULL | form.DEEP) == form.kind(frame.step, 1, TrailSchedule())
+        for column in (*form.BY_PARAMETER, form.BUFFERS):
+            digests = (found.tensors(frame, column) or {}).values()
+            packed = struct.pack(f"<{len(digests)}Q", *digests)
+            assert frame.columns[column] == (xxhash.xxh3_64_intdigest(packed) if digests else 0)

@@ -101,6 +101,13 @@ def is_deep(step: int, schedule: TrailSchedule) -> bool:
     return step < schedule.first or step % DEEP_EVERY == 0
 
 
+def kind(step: int, every: int, schedule: TrailSchedule) -> int:
+    """Return what the frame of ``step`` is, as flags: nothing, FULL, or FULL and DEEP."""
+    if not is_full(step, every, schedule):
+        return 0
+    return FULL | DEEP if is_deep(step, schedule) else FULL
+
+
 def needs(column: str) -> int:
     """Return the flags of the frames in which a column was read."""
     if column in [COLUMNS[index] for index in DEEP_COLUMNS]:

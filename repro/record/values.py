@@ -48,7 +48,7 @@ class TrailSchedule(Frozen, frozen=True, kw_only=True):
     enabled: bool = True
     first: int = 10
     budget_us: int = 200
-    thin_after: int = 10_000
+    thin_after: int = 1_000
 
 
 class Recipe(Frozen, frozen=True, kw_only=True):

@@ -19,7 +19,6 @@ import xxhash
 
 from repro.worker import bits
 
-_MOST_SALTS = 1_000
 #: More digests than these between two steps are chained into one.
 _MOST_DIGESTS = 1_000
 _DEPTH = 6
@@ -37,7 +36,6 @@ class Batches:
         self.loss: list[Any] = []
         self.hidden = False
         self._roots: dict[int, weakref.ref[torch.nn.Module]] = {}
-        self._salts: dict[Any, tuple[int, int]] = {}
 
     def install(self) -> None:
         """Watch the calls of all modules, and the backward passes.
@@ -91,19 +89,9 @@ class Batches:
             if not isinstance(leaf, torch.Tensor):
                 batch.append(of_value(leaf))
             elif not leaf.requires_grad:
-                batch.append(bits.of_argument(leaf, *self._salt(leaf)))
+                batch.append(bits.of_argument(leaf))
         if len(batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
             self.batch = [bits.combine(batch)]
-
-    def _salt(self, leaf: torch.Tensor) -> tuple[int, int]:
-        """Return what dtype and shape add to a tensor's digest, and its size in bytes (0 where it has none)."""
-        key = (leaf.dtype, leaf.shape)
-        found = self._salts.get(key)
-        if found is None:
-            if len(self._salts) > _MOST_SALTS:
-                self._salts.clear()
-            found = self._salts[key] = bits.salt(leaf, ""), bits.size(leaf)
-        return found
 
     def backward(self, tensors: Any) -> None:
         """Take the bits of the losses that a backward pass starts from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ unreadable = 0
 _CHUNK = 1 << 22
 #: The bytes of plain CPU tensors, by address and size. The memory is kept alive by the tensors, not by these views.
 _places: dict[tuple[int, int], Any] = {}
+#: The same for tensors of the script's own, by address, dtype and shape: the bytes, and what these add to the digest.
+_arguments: dict[Any, tuple[Any, int]] = {}
 _MOST_PLACES = 20_000
 _CPU = torch.device("cpu")
 _hash = xxhash.xxh3_64_intdigest
 _device_used = False
-_packers: dict[int, Callable[..., bytes]] = {}
+_structs: dict[int, struct.Struct] = {}
 #: Subclasses of Tensor may lay their bytes out in a way of their own.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _PLAIN_TYPES = frozenset(_PLAIN)
@@ -101,16 +103,22 @@ def digest(tensor: torch.Tensor, seed: int = 0) -> Any:
     return _look(tensor, seed)
 
 
-def of_argument(tensor: torch.Tensor, seed: int, nbytes: int) -> Any:
-    """Return the digest of a tensor of the script's own, of ``nbytes`` bytes.
+def of_argument(tensor: torch.Tensor) -> Any:
+    """Return the digest of a tensor of the script's own, with dtype and shape and no name.
 
     One that is conjugated or negated lazily has others' bytes.
     """
-    if tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj() and type(tensor) in _PLAIN:
-        place = _places.get((tensor.data_ptr(), nbytes))
-        if place is not None:
-            return _hash(place, seed)
-    return _look(tensor, seed)
+    if type(tensor) in _PLAIN and tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj():
+        key = tensor.data_ptr(), tensor.dtype, tensor.shape
+        found = _arguments.get(key)
+        if found is not None:
+            return _hash(*found)
+        if is_plain(tensor) and not out_of_sight() and _is_backed(tensor):
+            if len(_arguments) >= _MOST_PLACES:
+                _arguments.clear()
+            found = _arguments[key] = raw(tensor), salt(tensor, "")
+            return _hash(*found)
+    return _look(tensor, salt(tensor, ""))
 
 
 _is_compiling = torch.compiler.is_compiling
@@ -120,7 +128,12 @@ _tracing = torch._C._get_tracing_state
 
 def out_of_sight() -> bool:
     """Say whether this is being traced or transformed, when tensors have no bytes to read."""
-    return _is_compiling() or _transforms() is not None or _tracing() is not None
+    return _is_compiling() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Say whether a transform of `torch.func` or `torch.jit.trace` is at work."""
+    return _transforms() is not None or _tracing() is not None
 
 
 def _look(tensor: torch.Tensor, seed: int) -> Any:
@@ -245,16 +258,21 @@ def combine(digests: list[Any]) -> int:
 
 def pack(digests: list[Any]) -> bytes:
     """Return the digests as 8 bytes each, reading back in one transfer those that lie on an accelerator."""
-    if _device_used:
-        digests = _read_back(digests)
-    count = len(digests)
-    packer = _packers.get(count)
-    if packer is None:
-        packer = _packers[count] = struct.Struct(f"<{count}Q").pack
-    return packer(*digests)
+    return struct_of(len(digests)).pack(*read_back(digests))
 
 
-def _read_back(digests: list[Any]) -> list[int]:
+def struct_of(count: int) -> struct.Struct:
+    """Return the layout of so many digests, 8 bytes each."""
+    found = _structs.get(count)
+    if found is None:
+        found = _structs[count] = struct.Struct(f"<{count}Q")
+    return found
+
+
+def read_back(digests: list[Any]) -> list[int]:
+    """Return the digests as numbers: those that lie on an accelerator are read in one transfer."""
+    if not _device_used:
+        return digests
     late: dict[torch.device, list[int]] = {}
     for index, value in enumerate(digests):
         if isinstance(value, torch.Tensor):

@@ -49,15 +49,23 @@ class Ledger:
 
     def append(self, data: bytes) -> int:
         """Append an entry and return its place in the file; the last 16 bytes are written last. Raises OSError."""
-        if self._next + len(data) > self._room:
-            self._grow(len(data))
-        place = self._next
-        first = self._address + place
+        place = self.size
+        first = self.reserve(len(data))
         last = first + len(data)
         WHOLE[first : last - 16] = data[:-16]
         WHOLE[last - 16 : last] = data[-16:]
-        self._next = place + len(data)
-        return self._start + place
+        return place
+
+    def reserve(self, size: int) -> int:
+        """Return the address of the next entry, of ``size`` bytes: it is zeros until the caller writes it.
+
+        Raises OSError.
+        """
+        if self._next + size > self._room:
+            self._grow(size)
+        address = self._address + self._next
+        self._next += size
+        return address
 
     def _grow(self, size: int) -> None:
         """Map what follows the last entry, from the page that it begins in."""

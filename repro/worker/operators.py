@@ -156,7 +156,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._log.operator(event)
 
     def _digests(self, tensors: list[torch.Tensor]) -> list[str]:
-        return [f"{value:x}" for value in bits._read_back([bits.digest(item, self._salt(item)) for item in tensors])]
+        return [f"{value:x}" for value in bits.read_back([bits.digest(item, self._salt(item)) for item in tensors])]
 
     def _salt(self, tensor: torch.Tensor) -> int:
         key = tensor.dtype, tensor.shape

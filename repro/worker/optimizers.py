@@ -14,6 +14,7 @@ from repro.worker import bits, names
 from repro.worker.job import Job
 
 _gradient = operator.attrgetter("grad")
+_AHEAD = 16
 _FIXED = (float, int, bool, str, type(None))
 
 
@@ -26,6 +27,8 @@ class Known:
         self.number = number
         self.step = 0
         self.table = 0
+        #: The flags of so many steps' frames, from one that is divided by their number: found out together.
+        self._kinds = [-1] * _AHEAD
         #: Of a step that has begun: flags, the generators' digest, the digests of parameters and gradients.
         self.pending: tuple[int, int, list[Any]] | None = None
         self.groups = [group["params"] for group in optimizer.param_groups]
@@ -39,11 +42,18 @@ class Known:
         self._alike = False
         self.skipped = False
         self.kept = bits.Bank([tensor for tensor in self.buffers() if tensor is not None], found.buffer_names)
-        n = 8 * len(self.parameters)
-        #: Of a detail entry, the parts: parameters before, gradients, parameters after, state, buffers.
-        self.parts = [*(slice(8 + i * n, 8 + (i + 1) * n) for i in range(4)), slice(8 + 4 * n, None)]
+        #: Of a detail entry, where its parts end: parameters before, gradients, parameters after, state.
+        self.ends = [8 + (i + 1) * 8 * len(self.parameters) for i in range(4)]
         size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
         self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
+
+    def kind(self, schedule: Any) -> int:
+        """Return what the frame of this step is, FULL and DEEP or neither, as flags."""
+        at = self.step % _AHEAD
+        if not at or self._kinds[at] < 0:
+            first = self.step - at
+            self._kinds = [form.kind(step, self.every, schedule) for step in range(first, first + _AHEAD)]
+        return self._kinds[at]
 
     def is_still(self, optimizer: torch.optim.Optimizer) -> bool:
         """Say whether the optimizer has the parameters that are known of it; `settings` is up to date then."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import struct
 import threading
 import time
 import weakref
@@ -29,10 +28,14 @@ from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines, place
 from repro.worker.ledger import Ledger, copy_beginning
+from repro.worker.memory import WHOLE
 from repro.worker.optimizers import Earlier, Known
 
 _hash = xxhash.xxh3_64_intdigest
-_NUMBER = struct.Struct("<Q")
+_chained = xxhash.xxh3_128_digest
+_pack, _pack_into = form.ROW.pack, form.ROW.pack_into
+#: Of a frame that is not full: no place of an entry, and no column by tensor.
+_NO_ENTRY = (0,) * 6
 
 _is_compiling = torch.compiler.is_compiling
 _NOBODY: Any = (lambda: None, None)
@@ -135,17 +138,17 @@ class Trail:
         known = self._known(optimizer)
         if known is not None and known.pending is not None:  # a step that has begun and never ended
             self._drop(known)
-        if bits.out_of_sight():
+        if bits.is_transformed():
             self._batches.hidden = True
             return
         if known is None or not known.is_still(optimizer):
             known = self._meet(optimizer, known)
-        flags = form.CLOSURE if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None else 0
+        flags = known.kind(self._schedule)
+        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+            flags |= form.CLOSURE
         entry = []
-        deep = False
-        if form.is_full(known.step, known.every, self._schedule):
-            deep = form.is_deep(known.step, self._schedule)
-            flags |= form.FULL | form.DEEP if deep else form.FULL
+        if flags & form.FULL:
+            deep = bool(flags & form.DEEP)
             entry = known.parameters_now(deep=deep)
             if not flags & form.CLOSURE:
                 entry += known.gradients(deep=deep)
@@ -189,10 +192,28 @@ class Trail:
         if batches.hidden or bits.unreadable != self._unreadable:
             flags |= form.HIDDEN
             self._unreadable = bits.unreadable
-        seen = (generators, bits.combine(batches.batch), known.settings, bits.combine(batches.loss))
-        self._write(known, flags, seen, bits.pack([known.table, *entry]) if entry else b"")
+        seen = generators, bits.combine(batches.batch), known.settings, bits.combine(batches.loss)
+        step, number = known.step, known.number
+        detail, before, *after = self._write_entry(known, entry) if entry else _NO_ENTRY
+        columns = before, *seen, *after
+        assert self._rows is not None  # noqa: S101
+        chain = self._chain = _chained(_pack(step, number, flags, 0, *columns, self._chain))
+        _pack_into(WHOLE, self._rows.reserve(form.ROW.size), step, number, flags, detail, *columns, chain)
+        if self._bounds is not None:
+            self._bounds.check(step, number, chain)
         known.step += 1
         batches.clear()
+
+    def _write_entry(self, known: Known, entry: list[Any]) -> list[int]:
+        """Write a detail entry where it is to lie, and return its place plus 1 and the columns by tensor over it."""
+        assert self._details is not None  # noqa: S101
+        layout = bits.struct_of(1 + len(entry))
+        place = self._details.size + 1
+        start = self._details.reserve(layout.size)
+        layout.pack_into(WHOLE, start, known.table, *bits.read_back(entry))
+        ends = [start + 8, *(start + min(end, layout.size) for end in known.ends), start + layout.size]
+        before, gradients, after, state, buffers = map(_over, ends, ends[1:])
+        return [place, before, gradients, state, after, buffers]
 
     def _meet(self, optimizer: torch.optim.Optimizer, known: Known | None) -> Known:
         if not self._begun:
@@ -295,15 +316,7 @@ class Trail:
         self._unreadable = bits.unreadable
         self._earlier = Earlier(state["optimizers"], parts)
 
-    def _write(self, known: Known, flags: int, seen: tuple[int, int, int, int], entry: bytes) -> None:
-        assert self._rows is not None and self._details is not None  # noqa: S101, PT018
-        parts = [entry[part] for part in known.parts]
-        before, gradients, after, state, buffers = [_hash(part) if part else 0 for part in parts]
-        row = form.ROW.pack(
-            known.step, known.number, flags, 0, before, *seen, gradients, state, after, buffers, self._chain
-        )
-        chain = self._chain = xxhash.xxh3_128_digest(row)
-        detail = self._details.append(entry) + 1 if entry else 0
-        self._rows.append(b"".join((row[:16], _NUMBER.pack(detail), row[24:-16], chain)))
-        if self._bounds is not None:
-            self._bounds.check(known.step, known.number, chain)
+
+def _over(start: int, end: int) -> int:
+    """Return the column over a part of a detail entry, by its addresses; 0 if nothing is there."""
+    return _hash(WHOLE[start:end]) if end > start else 0
