@@ -11,7 +11,7 @@ import click
 from repro.cli import common, plot
 from repro.errors import UsageError
 from repro.record.values import Record
-from repro.replay import grade, replay, why
+from repro.replay import grade, narrow, replay, why
 from repro.replay.environment import Options
 from repro.replay.plan import as_recorded, changed
 from repro.run import metrics
@@ -35,6 +35,7 @@ _ORDER = [*_EXIT]
 @click.option("--until", type=click.IntRange(0), metavar="STEP", help="End after this step of the first optimizer.")
 @click.option("--times", type=click.IntRange(1), default=1, metavar="N", help="Replay N times, and compare those too.")
 @click.option("--why", "wants_why", is_flag=True, help="Prove which difference is the cause, by undoing one at a time.")
+@click.option("--narrow", "wants_narrow", is_flag=True, help="Place the first difference exactly, by two more replays.")
 @click.option(
     "--env",
     "environment",
@@ -56,6 +57,7 @@ def command(
     until: int | None,
     times: int,
     wants_why: bool,
+    wants_narrow: bool,
     environment: Literal["current", "locked", "container"],
     engine: str | None,
     base: str | None,
@@ -73,6 +75,8 @@ def command(
     """
     if wants_why and (times > 1 or until is not None):
         raise UsageError("--why makes its own replays: it goes with neither --times nor --until")
+    if wants_narrow and times > 1:
+        raise UsageError("--narrow makes its own replays: it does not go with --times")
     store = common.open_store()
     common.needs_runs(store)
     run_id = names.resolve(store, run)
@@ -92,9 +96,11 @@ def command(
     for number in range(times):
         common.say(f"repro: replaying {run_id}" + (f" ({number + 1} of {times})" if times > 1 else ""), dim=True)
         found.append(replay.replay(store, run_id, plan, replace(asked, quiet=number > 0)))
+    nearer = narrow.narrow(store, run_id, plan, found[0], asked) if wants_narrow else None
     cause = why.why(store, run_id, plan, found[0], asked) if wants_why else None
     worst = max(found, key=lambda item: _ORDER.index(item.verdict))
     rest = _times(store, record, found) | ({} if cause is None else _cause(cause))
+    rest |= {} if nearer is None else {"narrowed": nearer}
     if as_json:
         common.emit(_document(worst) | rest)
     else:
@@ -164,10 +170,7 @@ def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: di
         common.print_list(title, lines)
     if found.folder:
         click.echo(f"  kept: {found.folder}")
-    if rest.get("times"):
-        _print_times(rest)
-    if cause is not None:
-        _print_cause(cause)
+    _print_others(cause, rest)
     end = "" if found.until is None else f" up to step {found.until}"
     click.secho(found.verdict + end, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
 
@@ -216,6 +219,23 @@ def _print_times(rest: dict[str, Any]) -> None:
         click.echo(
             f"  {test['metric']}: worse than {test['n']} runs of other seeds with p = {test['p']:.2g} (one-sided Welch)"
         )
+
+
+def _print_others(cause: why.Why | None, rest: dict[str, Any]) -> None:
+    """Print what other replays than the one have found."""
+    if rest.get("narrowed"):
+        _print_narrowed(rest["narrowed"])
+    if rest.get("times"):
+        _print_times(rest)
+    if cause is not None:
+        _print_cause(cause)
+
+
+def _print_narrowed(found: narrow.Narrowed) -> None:
+    if found.first_difference is None:
+        click.echo(f"  not narrowed: {found.reason}")
+    else:
+        click.echo(f"  narrowed by two more replays, every frame full: {_place(found.first_difference)}")
 
 
 def _print_cause(found: why.Why) -> None:

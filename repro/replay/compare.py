@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -194,6 +194,24 @@ def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDif
         optimizer=one.optimizer,
         since=_since(a.frames, index, column),
     )
+
+
+class Window(NamedTuple):
+    """Rows of a trail: from the one after the last whose parameters were read, to the ``place`` of a difference.
+
+    ``until`` is the first optimizer's step that ends it; None where it makes none any more.
+    """
+
+    start: int
+    place: int
+    until: int | None
+
+
+def window(frames: list[form.Frame], first: FirstDifference) -> Window:
+    """Return where a difference may have begun: from the last row before it whose parameters are known to be equal."""
+    place = next(i for i, item in enumerate(frames) if (item.step, item.optimizer) == (first.step, first.optimizer))
+    start = next((i + 1 for i in range(place - 1, -1, -1) if frames[i].flags & form.FULL), 0)
+    return Window(start, place, next((item.step for item in frames[place:] if item.optimizer == 0), None))
 
 
 def _loader(a: list[trails.ProcessTrail], b: list[trails.ProcessTrail]) -> LoaderDifference | None:

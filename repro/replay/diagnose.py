@@ -10,11 +10,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from repro.record import trail as form
 from repro.replay import compare, culprit, replay, traces
 from repro.replay.restore import NotReplayableError
 from repro.run import observed, trails
@@ -51,13 +49,6 @@ class Asked:
     say: Callable[[str], None] = lambda _text: None
 
 
-class _Window(NamedTuple):
-    """Which operators are logged: those after so many steps of the process; and the step at which the run ends."""
-
-    start: int
-    until: int | None
-
-
 def diagnose(store: Store, run_id: str, asked: Asked) -> Diagnosis:
     """Find out why a run differs from itself.
 
@@ -92,10 +83,10 @@ class _Search:
                 break
         else:
             return self._agree(f"{self.asked.runs} runs agree to the bit")
-        window = self._window(self.run_id, first) if first is not None else _Window(0, None)
+        window = self._window(self.run_id, first) if first is not None else compare.Window(0, 0, None)
         return self._trace(window, first, blind=blind)
 
-    def _trace(self, window: _Window, first: compare.FirstDifference | None, *, blind: bool) -> Diagnosis:
+    def _trace(self, window: compare.Window, first: compare.FirstDifference | None, *, blind: bool) -> Diagnosis:
         one = self._traced(window)
         try:
             for _ in range(1 if blind else _TRIES - 1):
@@ -135,7 +126,7 @@ class _Search:
         self.replays.append(found.run_id)
         return found
 
-    def _traced(self, window: _Window) -> str:
+    def _traced(self, window: compare.Window) -> str:
         end = "to its end" if window.until is None else f"up to step {window.until}"
         self.asked.say(f"repro: run {len(self.replays) + 2} of {self.run_id}, traced, {end}")
         return str(self._replay(trace=window.start, until=window.until).run_id)
@@ -150,13 +141,10 @@ class _Search:
             sides.append((self._folder(run_id), outcome))
         return compare.compare(sides[0], sides[1], self.metrics, "common" if stopped else "whole")
 
-    def _window(self, run_id: str, first: compare.FirstDifference) -> _Window:
+    def _window(self, run_id: str, first: compare.FirstDifference) -> compare.Window:
         """Return where to log operators: from the last step whose parameters are known to be equal."""
         trail = next(item for item in trails.read(self._folder(run_id)) if item.process == first.process)
-        frames = trail.frames
-        place = next(i for i, item in enumerate(frames) if (item.step, item.optimizer) == (first.step, first.optimizer))
-        start = next((i + 1 for i in range(place - 1, -1, -1) if frames[i].flags & form.FULL), 0)
-        return _Window(start, next((item.step for item in frames[place:] if item.optimizer == 0), None))
+        return compare.window(trail.frames, first)
 
     def _folder(self, run_id: str) -> Path:
         return self.store.run_folder(run_id)

@@ -55,7 +55,8 @@ class Asked:
     """How a replay is made, where that has no bearing on its result.
 
     With ``against`` each process ends at the first step that is not as it was there (a folder of trails); with
-    ``trace`` it is traced, its operators from after so many steps on.
+    ``trace`` it is traced, its operators from after so many steps on. With ``full`` so many of its first steps have
+    full frames, and no verdict is attached: the trail is not that of the run.
     """
 
     to_stderr: bool = False
@@ -65,6 +66,7 @@ class Asked:
     until: int | None = None
     against: Path | None = None
     trace: int | None = None
+    full: int | None = None
     quiet: bool = False
     place: environment.Options = field(default_factory=environment.Options)
 
@@ -135,7 +137,7 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 def _run(
     store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
 ) -> tuple[execute.Result, list[str]]:
-    request, variables = _request(record, restored, plan), _environment(record, plan, asked.say)
+    request, variables = _request(record, restored, plan, asked), _environment(record, plan, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(record, restored, plan, asked, place, variables)
@@ -143,7 +145,7 @@ def _run(
         return result, place.denied(observed.read(result.folder), restored, result.folder)
 
 
-def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
+def _request(record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> Request:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
     launch = record.circumstances["launch"]
@@ -164,16 +166,18 @@ def _request(record: Record, restored: restore.Restored, plan: Plan) -> Request:
         replicates=recipe.seeds.replicates,
         profile=plan.profile,
         threads=plan.threads,
-        trail=_trail(record, plan),
+        trail=_trail(record, plan, asked),
         epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
         data_share=recipe.budget.get("data"),
     )
 
 
-def _trail(record: Record, plan: Plan) -> TrailSchedule:
+def _trail(record: Record, plan: Plan, asked: Asked) -> TrailSchedule:
     """Return the schedule of a replay's trail: none where repro is in its environment and was not in the run's."""
     was_there = not any(gap.what == "trail" and gap.reason.startswith("no trail") for gap in record.gaps)
     schedule = record.recipe.trail
+    if asked.full is not None:
+        schedule = msgspec.structs.replace(schedule, first=asked.full)
     return schedule if was_there or plan.environment == "current" else msgspec.structs.replace(schedule, enabled=False)
 
 
@@ -284,7 +288,8 @@ def _judge(
         environment=_kind(result.record),
         denied=denied,
     )
-    store.attach(_attachment(record, replayed, result))
+    if asked.full is None:
+        store.attach(_attachment(record, replayed, result))
     return replayed
 
 
