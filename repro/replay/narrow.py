@@ -42,10 +42,13 @@ def narrow(store: Store, run_id: str, plan: Plan, found: Replayed, asked: Asked)
         return _not("only what is changed on purpose (--with, --code current) has two sides that can be run again")
     full = 1 + max(frame.step for frame in sides[0][: window.place + 1])
     how = replace(asked, until=window.until, full=full, quiet=True, keep=False)
-    again = []
+    again: list[str] = []
     for number, (frames, way) in enumerate(zip(sides, (None, plan), strict=True), 1):
         asked.say(f"repro: narrowing, {number} of 2: every frame full up to step {first.step}")
-        again.append(str(replay(store, run_id, way, how).run_id))
+        made = replay(store, run_id, way, how)
+        if made.run_id is None or made.verdict == "NOT_REPLAYABLE":
+            return _not(made.reason or "it cannot be replayed", again)
+        again.append(made.run_id)
         if not _is_read_alike(frames[: window.place + 1], _frames(store, again[-1], first.process)):
             name = "the run" if way is None else "the replay"
             return _not(f"{name} does not come out again as it was: repro diagnose {run_id}", again)
