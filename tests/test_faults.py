@@ -65,7 +65,7 @@ from torch import nn
 
 if os.environ.get("FAULT") == "threads":
     torch.set_num_threads(1)
-model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+model = nn.Sequential(nn.LayerNorm(512), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 for step in range(3):
     optimizer.zero_grad()

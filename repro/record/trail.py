@@ -130,6 +130,20 @@ def first_unequal(a: Sequence[Frame], b: Sequence[Frame]) -> int | None:
     return low
 
 
+def first_unequal_read(a: Sequence[Frame], b: Sequence[Frame]) -> tuple[int, int | str] | None:
+    """Return the index of the first frames that are unequal in a column that both have read, and that column.
+
+    For trails of two schedules, whose chains say nothing about one another.
+    """
+    for index, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one[:2] != other[:2]:
+            return index, "order of steps"
+        for column, (x, y) in enumerate(zip(one.columns, other.columns, strict=True)):
+            if x and y and x != y:
+                return index, column
+    return None
+
+
 def first_column(a: Frame, b: Frame) -> int | str:
     """Return the first unequal column of two frames in causal order, or in words what else differs."""
     if (a.step, a.optimizer) != (b.step, b.optimizer):

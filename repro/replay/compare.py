@@ -182,6 +182,12 @@ def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDif
         return None
     one, other = a.frames[index], b.frames[index]
     column = form.first_column(one, other)
+    if (one.flags ^ other.flags) & (form.FULL | form.DEEP):  # two schedules
+        found = form.first_unequal_read(a.frames, b.frames)
+        if found is None:
+            return None
+        index, column = found
+        one, other = a.frames[index], b.frames[index]
     tensor = None
     if isinstance(column, int):
         tensor = _tensor(a.tensors(one, column), b.tensors(other, column))

@@ -207,10 +207,11 @@ class Trail:
     def _write_entry(self, known: Known, entry: list[Any]) -> list[int]:
         """Write a detail entry where it is to lie, and return its place plus 1 and the columns by tensor over it."""
         assert self._details is not None  # noqa: S101
-        layout = bits.struct_of(1 + len(entry))
+        digests = bits.read_back(entry)
+        layout = bits.struct_of(1 + len(digests))
         place = self._details.size + 1
         start = self._details.reserve(layout.size)
-        layout.pack_into(WHOLE, start, known.table, *bits.read_back(entry))
+        layout.pack_into(WHOLE, start, known.table, *digests)
         ends = [start + 8, *(start + min(end, layout.size) for end in known.ends), start + layout.size]
         before, gradients, after, state, buffers = map(_over, ends, ends[1:])
         return [place, before, gradients, state, after, buffers]
