@@ -58,7 +58,7 @@ RECIPE = Recipe(
     threads=1,
     budget={"epochs": 50},
     horizon={"epochs": 50},
-    trail=TrailSchedule(),
+    trail=TrailSchedule(thin_after=10_000),
     environment={"OMP_NUM_THREADS": "1"},
 )
 RECORD = Record(
