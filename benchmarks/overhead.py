@@ -21,10 +21,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from repro.record.values import TrailSchedule
+
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 REPRO = str(Path(PYTHON).with_name("repro"))
-THIN_AFTER = 1_000  # the default of `repro.record.values.TrailSchedule`
+SCHEDULE = TrailSchedule()
 
 SCRIPT = """\
 import torch
@@ -128,7 +132,7 @@ def job(folder: Path, *, trail: bool) -> dict[str, str]:
         "root": str(ROOT),
         "store": str(folder),
         "started_ns": time.time_ns(),
-        "trail": {"enabled": trail, "first": 10, "budget_us": 200, "thin_after": THIN_AFTER},
+        "trail": msgspec.to_builtins(SCHEDULE) | {"enabled": trail},
     }
     (folder / "job.json").write_text(json.dumps(value))
     return {**os.environ, "REPRO_JOB": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -160,7 +164,7 @@ def trail(scratch: Path) -> None:
         words = [PYTHON, "-c", TRAINING, *map(str, size)]
         done = subprocess.run(words, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
         on, off = json.loads(done.stdout)
-        early = -(-THIN_AFTER // (1078 // size[1]))  # blocks
+        early = -(-SCHEDULE.thin_after // (1078 // size[1]))  # blocks
         parts = [slice(early), slice(early, None)] if len(on) > early else [slice(None)]
         return [(statistics.median(on[part]), statistics.median(off[part])) for part in parts]
 
@@ -186,8 +190,6 @@ def log(scratch: Path) -> None:
 
 def ls(scratch: Path) -> None:
     """Time `repro ls` on 1,000 runs: copies of one real run, sealed through the store's own code."""
-    import msgspec
-
     from repro.base import clock
     from repro.store.store import Store
 

@@ -34,7 +34,7 @@ def command(a: str, b: str, whole: bool, as_json: bool) -> int:
     found = _differences(store, [one, other])
     code = changes.of_code(store, one, other)
     data = _data(store, one, other)
-    first = _first(store, ids)
+    first = _first(store, [one, other])
     metrics = _metrics(store, ids)
     lines = sum((item.added or 0) + (item.removed or 0) for item in code)
     is_shown = code and (whole or (not as_json and 0 < lines <= _SHORT))
@@ -66,11 +66,13 @@ def _data(store: Store, one: Record, other: Record) -> list[changes.DataFile]:
     return [] if before is None or after is None else changes.of_data(store, (one, before), (other, after))
 
 
-def _first(store: Store, ids: list[str]) -> compare.FirstDifference | None:
-    a, b = (trails.read(store.run_folder(run_id)) for run_id in ids)
+def _first(store: Store, records: list[Record]) -> compare.FirstDifference | None:
+    a, b = (trails.read(store.run_folder(record.run_id)) for record in records)
+    same = records[0].recipe.trail == records[1].recipe.trail
+    difference = compare.first_difference if same else compare.first_difference_read
     by_name = {item.process: item for item in b}
     pairs = ((one, by_name[one.process]) for one in a if one.process in by_name)
-    found = (compare.first_difference(one, other) for one, other in pairs)
+    found = (difference(one, other) for one, other in pairs)
     return min((item for item in found if item is not None), key=lambda item: item.step, default=None)
 
 

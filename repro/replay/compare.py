@@ -180,14 +180,21 @@ def first_difference(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDif
     index = form.first_unequal(a.frames, b.frames)
     if index is None:
         return None
+    column = form.first_column(a.frames[index], b.frames[index])
+    return _difference(a, b, index, column)
+
+
+def first_difference_read(a: trails.ProcessTrail, b: trails.ProcessTrail) -> FirstDifference | None:
+    """Return where two trails of two schedules came apart in what both have read.
+
+    No basis for a verdict: None does not say that they are equal.
+    """
+    found = form.first_unequal_read(a.frames, b.frames)
+    return None if found is None else _difference(a, b, *found)
+
+
+def _difference(a: trails.ProcessTrail, b: trails.ProcessTrail, index: int, column: int | str) -> FirstDifference:
     one, other = a.frames[index], b.frames[index]
-    column = form.first_column(one, other)
-    if (one.flags ^ other.flags) & (form.FULL | form.DEEP):  # two schedules
-        found = form.first_unequal_read(a.frames, b.frames)
-        if found is None:
-            return None
-        index, column = found
-        one, other = a.frames[index], b.frames[index]
     tensor = None
     if isinstance(column, int):
         tensor = _tensor(a.tensors(one, column), b.tensors(other, column))
