@@ -31,8 +31,9 @@ lint: venv
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+# Three at once on two cores: for a fifth of their time tests wait, for limits, locks and packages.
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lock:
 	lockfiles/lock $(PYTHON)

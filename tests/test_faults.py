@@ -1,7 +1,18 @@
 """Change one thing and the replay names it: the seven faults of the determinism notes, each by step and column."""
 
 import pytest
-from conftest import Project
+from conftest import TRAIN, Project
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with two runs that have no fault: the first ends after step 11, the second after step 57."""
+    project = Project(tmp_path_factory.mktemp("honest"))
+    project.write("train.py", TRAIN)
+    project.commit()
+    project.run("--", "python", "train.py")
+    project.run("--", "python", "train.py", FAULT="none@53")
+    return project
 
 
 @pytest.mark.parametrize(
@@ -18,11 +29,10 @@ from conftest import Project
     ],
 )
 def test_a_fault_is_placed_by_step_column_and_tensor(
-    trained: Project, fault: str, step: int, column: str, tensor: str | None
+    honest: Project, fault: str, step: int, column: str, tensor: str | None
 ) -> None:
     """A fault that only the replay has is DIFFERENT, placed exactly, and the variable that brought it is named."""
-    trained.run("--", "python", "train.py")
-    found = trained.replay(check=3, FAULT=fault)
+    found = honest.replay("last~1", check=3, FAULT=fault)
     assert found["verdict"] == "DIFFERENT"
     first = found["first_difference"]
     assert (first["step"], first["column"], first["tensor"]) == (step, column, tensor)
@@ -40,19 +50,17 @@ def test_a_fault_is_placed_by_step_column_and_tensor(
     ],
 )
 def test_a_fault_far_from_the_first_steps_is_placed_as_exactly(
-    trained: Project, fault: str, step: int, column: str, tensor: str | None
+    honest: Project, fault: str, step: int, column: str, tensor: str | None
 ) -> None:
     """What a step makes is read in deep frames alone; in others a fault of it is in the parameters of the next one."""
-    trained.run("--", "python", "train.py", FAULT="none@53")
-    found = trained.replay(check=3, FAULT=f"{fault}@53")
+    found = honest.replay(check=3, FAULT=f"{fault}@53")
     first = found["first_difference"]
     assert (first["step"], first["column"], first["tensor"], first["since"]) == (step, column, tensor, step - 1)
 
 
-def test_nothing_changed_is_identical(trained: Project) -> None:
+def test_nothing_changed_is_identical(honest: Project) -> None:
     """Without a fault there is no difference at all."""
-    trained.run("--", "python", "train.py")
-    found = trained.replay(check=0)
+    found = honest.replay("last~1", check=0)
     assert (found["verdict"], found["first_difference"], found["differences"]) == ("IDENTICAL", None, [])
 
 

@@ -46,8 +46,14 @@ metrics:
 @pytest.fixture
 def experiment(project: Project) -> Project:
     """A project with an experiment whose metrics have tolerances."""
-    project.write("train.py", TRAIN)
-    project.write("experiment.yaml", EXPERIMENT)
+    return project.with_experiment(TRAIN, EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same, run once for one step, for what is refused before anything runs."""
+    project = Project(tmp_path_factory.mktemp("short")).with_experiment(TRAIN, EXPERIMENT)
+    project.run("experiment.yaml", "--set", "steps=1")
     return project
 
 
@@ -136,10 +142,9 @@ def test_a_replay_ends_where_it_was_told_to(experiment: Project) -> None:
         (["--why", "--times", "2"], "--why makes its own replays", None),
     ],
 )
-def test_a_change_that_is_none_is_refused(experiment: Project, words: list[str], said: str, hint: str | None) -> None:
+def test_a_change_that_is_none_is_refused(short: Project, words: list[str], said: str, hint: str | None) -> None:
     """What a replay cannot change is said before anything runs: exit 2, what was expected, what is meant perhaps."""
-    experiment.run("experiment.yaml", "--set", "steps=1")
-    done = experiment.repro("replay", "last", *words, check=2)
+    done = short.repro("replay", "last", *words, check=2)
     assert said in done.err
     assert hint is None or hint in done.err.partition("hint: ")[2]
     assert "Traceback" not in done.err
@@ -205,8 +210,7 @@ def test_curves_that_lie_as_far_apart_as_can_be_are_plotted() -> None:
         assert list(plot.parting({"m": before}, {"m": after}, ["m"]))
 
 
-def test_a_seed_that_python_would_not_read_is_an_error_in_words(experiment: Project) -> None:
+def test_a_seed_that_python_would_not_read_is_an_error_in_words(short: Project) -> None:
     """No traceback for some thousand digits."""
-    experiment.run("experiment.yaml")
-    done = experiment.repro("replay", "last", "--with", f"seed={'9' * 5000}", check=2)
+    done = short.repro("replay", "last", "--with", f"seed={'9' * 5000}", check=2)
     assert "a whole number from 0 on is expected" in done.err

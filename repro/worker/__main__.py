@@ -15,7 +15,10 @@ def main() -> int:
     """Import torch while the parent captures, and do the job; as a template, fork a worker for each job that comes."""
     del sys.path[0]  # the folder we stand in: no module of the user's may be imported before the seal
     os.environ.pop("REPRO_WORKER", None)  # children of this process start through the hook
-    import torch  # noqa: F401
+    from repro.worker import imports
+
+    with imports.without_collector():
+        import torch  # noqa: F401
 
     from repro.worker import hook  # noqa: F401
 
