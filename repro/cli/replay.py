@@ -11,7 +11,7 @@ import click
 from repro.cli import common, plot
 from repro.errors import UsageError
 from repro.record.values import Record
-from repro.replay import grade, narrow, replay, why
+from repro.replay import grade, narrow, replay, ulp, why
 from repro.replay.environment import Options
 from repro.replay.plan import as_recorded, changed
 from repro.run import metrics
@@ -35,7 +35,12 @@ _ORDER = [*_EXIT]
 @click.option("--until", type=click.IntRange(0), metavar="STEP", help="End after this step of the first optimizer.")
 @click.option("--times", type=click.IntRange(1), default=1, metavar="N", help="Replay N times, and compare those too.")
 @click.option("--why", "wants_why", is_flag=True, help="Prove which difference is the cause, by undoing one at a time.")
-@click.option("--narrow", "wants_narrow", is_flag=True, help="Place the first difference exactly, by two more replays.")
+@click.option(
+    "--narrow",
+    "wants_narrow",
+    is_flag=True,
+    help="Place the first difference exactly, and how far apart it is: by more replays.",
+)
 @click.option(
     "--env",
     "environment",
@@ -234,8 +239,17 @@ def _print_others(cause: why.Why | None, rest: dict[str, Any]) -> None:
 def _print_narrowed(found: narrow.Narrowed) -> None:
     if found.first_difference is None:
         click.echo(f"  not narrowed: {found.reason}")
-    else:
-        click.echo(f"  narrowed by two more replays, every frame full: {_place(found.first_difference)}")
+        return
+    made = common.count(len(found.replays), "more replay")
+    click.echo(f"  narrowed by {made}, every frame full: {_place(found.first_difference)}")
+    if found.distance is not None:
+        click.echo(f"  how far there: {_distance(found.distance)}")
+
+
+def _distance(far: ulp.Distance) -> str:
+    relative = "" if far.relative is None else f", {far.relative:.2g} relative to the largest"
+    verb = "differs" if far.unequal == 1 else "differ"
+    return f"{far.unequal} of {common.count(far.elements, 'element')} {verb}, by at most {far.ulp} ULP{relative}"
 
 
 def _print_cause(found: why.Why) -> None:

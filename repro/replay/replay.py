@@ -56,7 +56,8 @@ class Asked:
 
     With ``against`` each process ends at the first step that is not as it was there (a folder of trails); with
     ``trace`` it is traced, its operators from after so many steps on. With ``full`` so many of its first steps have
-    full frames, and no verdict is attached: the trail is not that of the run.
+    full frames, and no verdict is attached: the trail is not that of the run. ``values`` is a tensor of one of those
+    that is to be kept (`repro.worker.values`).
     """
 
     to_stderr: bool = False
@@ -67,6 +68,7 @@ class Asked:
     against: Path | None = None
     trace: int | None = None
     full: int | None = None
+    values: dict[str, Any] | None = None
     quiet: bool = False
     place: environment.Options = field(default_factory=environment.Options)
 
@@ -206,6 +208,7 @@ def _options(
             "until": asked.until,
             "against": "" if asked.against is None else str(asked.against),
             "trace": asked.trace,
+            "values": asked.values,
         },
     )
 

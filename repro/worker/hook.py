@@ -126,7 +126,12 @@ def _on_torch(torch: ModuleType, note_write: Callable[[Any], None]) -> None:
     from repro.worker.trail import Trail
 
     global _trail
-    _trail = Trail(_job, _observed)
+    if _job.values is None:
+        _trail = Trail(_job, _observed)
+    else:
+        from repro.worker.values import Keeping
+
+        _trail = Keeping(_job, _observed)
     for stream in _streams:
         _trail.generators.follow(stream)
     _trail.install()

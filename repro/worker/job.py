@@ -43,6 +43,7 @@ class Job:
     until: int | None = None
     against: str = ""
     trace: int | None = None
+    values: dict[str, Any] | None = None
     resume: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
