@@ -124,6 +124,10 @@ def test_a_replay_ends_where_it_was_told_to(experiment: Project) -> None:
     assert replayed(experiment, "--until", "8", "--code", "current")["verdict"] == "IDENTICAL"
     found = replayed(experiment, "--until", "12", "--code", "current", check=3)
     assert (found["first_difference"]["step"], found["first_difference"]["column"]) == (10, "parameters in")
+    points = experiment.repro("log", "last", "--json").json["metrics"]["loss"]
+    assert len(points) == 30
+    assert found["metrics"]["loss"]["step"] == 10
+    assert found["metrics"]["loss"]["last"][0] == points[11]["value"]  # it ends within its step 12
     assert replayed(experiment, "--until", "1000")["until"] is None
     text = experiment.repro("replay", "last", "--until", "4", check=0).out
     assert text.splitlines()[-1] == "IDENTICAL up to step 4"

@@ -249,7 +249,7 @@ def _print_narrowed(found: narrow.Narrowed) -> None:
 def _distance(far: ulp.Distance) -> str:
     relative = "" if far.relative is None else f", {far.relative:.2g} relative to the largest"
     verb = "differs" if far.unequal == 1 else "differ"
-    return f"{far.unequal} of {common.count(far.elements, 'element')} {verb}, by at most {far.ulp} ULP{relative}"
+    return f"{far.unequal} of {common.count(far.elements, 'element')} {verb}, by at most {far.ulp:,} ULP{relative}"
 
 
 def _print_cause(found: why.Why) -> None:

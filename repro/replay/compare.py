@@ -280,6 +280,7 @@ def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:
 
 
 def _unequal(a: list[metrics.Point], b: list[metrics.Point], extent: Extent) -> dict[str, Any] | None:
+    ends = -1 if extent == "whole" else min(len(a), len(b)) - 1
     for one, other in zip(a, b, strict=False):
         if one.step != other.step or not same_bits(one.value, other.value):
             return {
@@ -288,7 +289,7 @@ def _unequal(a: list[metrics.Point], b: list[metrics.Point], extent: Extent) -> 
                 "after": other.value,
                 "ulp": ulps(one.value, other.value),
                 "relative": relative(one.value, other.value),
-                "last": [a[-1].value, b[-1].value],
+                "last": [a[ends].value, b[ends].value],
             }
     if _is_uneven(len(a), len(b), extent):
         return {"step": None, "before": f"{len(a)} points", "after": f"{len(b)} points", "last": None}

@@ -283,7 +283,7 @@ def _judge(
         hint=_hint(found),
         comparison=found,
         differences=_differences(record, original, before, restored, result),
-        notes=result.outcome.notes,
+        notes=[note.replace(f"{restored.place}{os.sep}", "") for note in result.outcome.notes],
         gaps=_gaps(record, outcome),
         folder=str(restored.place) if asked.keep else None,
         tests=tests,
