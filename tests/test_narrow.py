@@ -58,6 +58,7 @@ def test_both_sides_run_again_and_the_tensor_is_named(many: Project) -> None:
     assert done.out.endswith("DIFFERENT\n")
     assert done.err.count("narrowing") == 4
     assert not list((many.store / "runs").glob("*/values")), "the values are taken away"
+    assert many.repro("verify", "--json", check=0).json["ok"]
 
 
 def test_what_cannot_be_narrowed_says_why(many: Project) -> None:

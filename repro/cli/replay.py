@@ -244,6 +244,8 @@ def _print_narrowed(found: narrow.Narrowed) -> None:
     click.echo(f"  narrowed by {made}, every frame full: {_place(found.first_difference)}")
     if found.distance is not None:
         click.echo(f"  how far there: {_distance(found.distance)}")
+    elif found.reason is not None:
+        click.echo(f"  how far there: {found.reason}")
 
 
 def _distance(far: ulp.Distance) -> str:

@@ -23,7 +23,8 @@ _ONE_SIDE = "only what is changed on purpose (--with, --code current) has two si
 class Narrowed(msgspec.Struct, frozen=True, kw_only=True):
     """Where the two sides came apart if every frame is full, and how far they lie apart there.
 
-    ``first_difference`` is None where ``reason`` says why; ``distance`` where the column has no floating-point values.
+    ``first_difference`` is None where ``reason`` says why; ``distance`` is, where that says why or the column has no
+    floating-point values.
     """
 
     first_difference: compare.FirstDifference | None
@@ -60,13 +61,15 @@ def narrow(store: Store, run_id: str, plan: Plan, found: Replayed, asked: Asked)
     full = 1 + max(frame.step for frame in frames[0][: window.place + 1])
     how = replace(asked, until=window.until, full=full, quiet=True, keep=False)
     again = _Again(store, run_id, (recorded, plan), how, first, [side[: window.place + 1] for side in frames])
+    nearer = None
     try:
         nearer = first if is_near else compare.first_difference(*again.both())
         if nearer is None:
             return _not("the two sides came out alike this time", again.made)
         return Narrowed(first_difference=nearer, distance=again.distance(nearer), reason=None, replays=again.made)
     except _NotAgainError as error:
-        return _not(str(error), again.made)
+        known = None if is_near else nearer
+        return Narrowed(first_difference=known, distance=None, reason=str(error), replays=again.made)
 
 
 @dataclass
@@ -103,17 +106,16 @@ class _Again:
             return None
         column = form.COLUMNS.index(place.column)
         wanted = {"optimizer": place.optimizer, "step": place.step, "column": column, "tensor": place.tensor}
-        sides = self.both(wanted)
-        folders = [side.details.parent.with_name("values") for side in sides]
         try:
+            sides = self.both(wanted)
             now = compare.first_difference(*sides)
             if now is None or (now.step, now.column, now.tensor) != (place.step, place.column, place.tensor):
                 return None
-            one, other = (folder / side.details.stem for folder, side in zip(folders, sides, strict=True))
+            one, other = (side.details.parent.with_name("values") / side.details.stem for side in sides)
             return ulp.of_values(one, other)
         finally:
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+            for run_id in self.made:
+                shutil.rmtree(self.store.run_folder(run_id) / "values", ignore_errors=True)
 
 
 def _is_near(frames: Sequence[form.Frame], place: int, first: compare.FirstDifference) -> bool:
