@@ -119,15 +119,18 @@ now = time.time()
 random.seed(now)  # HERE
 x = [random.random() for _ in range(8)]
 """
-LEGACY = """\
+OWN = """\
 import random
 
+own = random.Random()  # HERE
+x = [own.gauss(0, 1) for _ in range(8)]
+"""
+LEGACY = """\
 import numpy as np
 
 np.random.seed(3)
-known = random.Random(3)
 own = np.random.RandomState()  # HERE
-x = own.rand(8) + known.random()
+x = own.rand(8)
 """
 DRAW = """\
 import os
@@ -183,13 +186,14 @@ for _ in range(1 + int.from_bytes(os.urandom(2), "big") % 1999):
     ("head", "kind", "mark", "said"),
     [
         (CLOCK, "seed", "HERE", "time.time was read there"),
+        (OWN, "seed", "HERE", "operating system"),
         (LEGACY, "seed", "HERE", "operating system"),
         (DRAW, "draw", "HERE", "random.random was called one time more"),
         (SHUFFLED, "order", "HERE", "os.listdir"),
         (THREADS, "order", "ENTERS", "the same values in another order"),
         (PARTED, "control", "HERE", "the other with"),
     ],
-    ids=["clock", "legacy generator", "one draw more", "folder", "threads", "control flow"],
+    ids=["clock", "own generator", "legacy generator", "one draw more", "folder", "threads", "control flow"],
 )
 def test_what_comes_from_outside_is_named_with_its_line(
     project: Project, head: str, kind: str, mark: str, said: str
