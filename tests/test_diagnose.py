@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from conftest import Project
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repro.replay import replay, traces, ulp
@@ -337,6 +337,8 @@ def test_a_generator_of_a_loaders_worker_is_named(project: Project, context: str
 
 
 @given(st.floats(width=32, allow_nan=False), st.integers(0, 1000))
+@example(-(2.0**-149), 3)
+@example(-(2.0**-148), 4)
 def test_a_distance_in_ulp_is_a_number_of_steps(value: float, steps: int) -> None:
     """The n-th number after one lies n ULP away, also across zero; and equal bits lie at 0."""
     import numpy as np

@@ -42,6 +42,8 @@ def test_a_fault_is_placed_by_step_column_and_tensor(
 @pytest.mark.parametrize(
     ("fault", "step", "column", "tensor"),
     [
+        ("draw", 53, "generators", None),
+        ("batch", 53, "batch", None),
         ("gradient", 53, "gradients", "2.weight"),
         ("weight", 53, "parameters in", "2.bias"),
         ("momentum", 54, "parameters in", "0.bias"),
