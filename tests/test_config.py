@@ -164,8 +164,10 @@ def test_a_mistake_is_named_with_its_line(folder: Path, what: str) -> None:
         ([], "nothing to run", "repro run experiment.yaml"),
         (["--", "python", "trian.py"], "there is no script trian.py", "did you mean 'train.py'?"),
         (["--", "nosuchprogram"], "cannot find the program 'nosuchprogram'", "on PATH"),
-        (["--metric", "acc=(", "--", "true"], "not a regular expression", "--metric 'acc=([0-9.]+)'"),
-        (["--metric", "acc", "--", "true"], "one group for the value", "--metric 'acc=([0-9.]+)'"),
+        (["--metric", "acc=(", "--", "true"], "not a regular expression", "--metric NAME=REGEX"),
+        (["--metric", "acc ", "--", "true"], "one group for the value", "--metric loss finds loss=0.5"),
+        (["--metric", "[Ll]oss=(.*)", "--", "true"], "what the metric is called is not clear", "--metric NAME=REGEX"),
+        (["--metric", "a", "--metric", "a=b (.*)", "--", "true"], "the metric a has a pattern already", "a_2="),
     ],
 )
 def test_a_mistake_on_the_command_line(project: Project, words: list[str], said: str, hint: str | None) -> None:

@@ -39,9 +39,7 @@ def command(run: str, as_csv: bool, as_json: bool) -> int:
         )
     elif not found:
         common.say(f"{folder.name} has no metrics")
-        common.say(
-            "hint: repro.current().log(loss=...), TensorBoard's add_scalar, or repro run --metric 'acc=([0-9.]+)'"
-        )
+        common.say("hint: repro.current().log(loss=...), TensorBoard's add_scalar, or repro run --metric acc")
     else:
         common.table(
             ["metric", "points", "first", "lowest", "highest", "last"],

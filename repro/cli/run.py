@@ -32,9 +32,7 @@ _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of each process (as found unless given)."
 )
-@click.option(
-    "--metric", "patterns", multiple=True, metavar="REGEX", help="Take a metric out of the output: 'acc=([0-9.]+)'."
-)
+@click.option("--metric", "patterns", multiple=True, metavar="NAME|NAME=REGEX", help="Take a metric out of the output.")
 @click.option("--timeout", metavar="SECONDS", help="End the run after so long (90, 10m, 2h): TIMED_OUT, exit code 124.")
 @click.option(
     "--memory-limit", metavar="SIZE", help="End the run where its processes use more (4GiB, 500MB): FAILED, 137."

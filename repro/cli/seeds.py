@@ -47,7 +47,7 @@ def _options(function: Callable[..., int]) -> Callable[..., int]:
     """Add what all commands take that make a study."""
     for option in (
         common.json_option,
-        click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="As for run."),
+        click.option("--metric", "patterns", multiple=True, metavar="NAME|NAME=REGEX", help="As for run."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of each replicate."),
         click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="As for run."),
         click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a parameter."),

@@ -34,7 +34,7 @@ from repro.tune.specification import Study
     "--give-up", type=click.IntRange(0), metavar="TRIAL", help="Count a trial that came to no result as diverged."
 )
 @click.option("--cold", is_flag=True, help="Start each trial anew; an experiment's are forked unless told.")
-@click.option("--metric", "patterns", multiple=True, metavar="REGEX", help="Of a command: as for run.")
+@click.option("--metric", "patterns", multiple=True, metavar="NAME|NAME=REGEX", help="Of a command: as for run.")
 @click.option("--dry-run", is_flag=True, help="Print brackets, rungs and total budget, and run nothing.")
 @common.json_option
 def command(

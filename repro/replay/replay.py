@@ -325,7 +325,7 @@ def _hint(found: compare.Comparison) -> str | None:
     if "writes outside" in (found.reason or ""):
         return "repro replay --allow-outside-writes lets it"
     if "nothing to compare" in (found.reason or ""):
-        return "log a metric (repro.current().log), or take one out of the output (repro run --metric 'acc=([0-9.]+)')"
+        return "log a metric (repro.current().log), or take one out of the output (repro run --metric acc)"
     return None
 
 

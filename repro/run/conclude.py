@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro.base import clock, digest
@@ -35,8 +35,12 @@ def outcome_of(
     signal_number: int | None = None,
     reason: str | None = None,
     files: leftovers.Left | None = None,
+    notes: Sequence[str] = (),
 ) -> Outcome:
-    """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder."""
+    """Return the outcome of a run that is over; ``files`` is None where nobody was there to look at its folder.
+
+    ``notes`` are what its supervisor has to say of it.
+    """
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
     shutil.rmtree(folder / FOLDER, ignore_errors=True)  # links to the files of the run that this one went on from
@@ -60,7 +64,7 @@ def outcome_of(
         inputs=[] if files is None else files.inputs,
         outputs=[] if files is None else files.outputs,
         artifacts=artifacts,
-        notes=[*_notes(seen, files), *_resume_notes(record, seen)],
+        notes=[*_notes(seen, files), *_resume_notes(record, seen), *notes],
         gaps=_gaps(record, state, seen, found, files),
     )
 

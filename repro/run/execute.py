@@ -205,6 +205,7 @@ class _Execution:
             signal_number=end.signal,
             reason=_reason(end),
             files=files,
+            notes=[] if self.scanner is None else self.scanner.notes(),
         )
         self.store.seal_outcome(outcome)
         if self.options.given is None:

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.run import patterns
 from repro.run.observed import lines
+
+_MOST_OF_A_LINE = 120
 
 
 class Point(NamedTuple):
@@ -42,12 +45,16 @@ def last(folder: Path) -> dict[str, float]:
 
 
 class Scanner:
-    """Takes metrics out of a run's output by regular expressions; the step counts the matches of each."""
+    """Takes metrics out of a run's output (`repro.run.patterns`); the step counts the numbers of each."""
 
-    def __init__(self, folder: Path, patterns: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, expressions: Mapping[str, str]) -> None:
         self._path = folder / "metrics" / f"{time.time_ns():019d}-output.jsonl"
-        self._patterns = {name: re.compile(text) for name, text in patterns.items()}
-        self._counts = dict.fromkeys(patterns, 0)
+        self._patterns = [patterns.compile_pattern(name, text) for name, text in expressions.items()]
+        self._counts = dict.fromkeys(expressions, 0)
+        #: The first number of each metric that could not be read in one way alone, and how many there were.
+        self._refused: dict[str, tuple[str, int]] = {}
+        #: Of a metric that has no number yet: the line that comes nearest, and how near that is.
+        self._nearest: dict[str, tuple[int, str]] = {}
         self._rest = b""
 
     def __call__(self, data: bytes) -> None:
@@ -61,12 +68,37 @@ class Scanner:
         self._line(self._rest.decode(errors="replace"))
         self._rest = b""
 
+    def notes(self) -> list[str]:
+        """Return what is to be said of numbers that were not read, and of metrics that were never seen."""
+        refused = [
+            f"metric {name}: {text!r} is not a number that can be read in one way ({count} left out)"
+            for name, (text, count) in self._refused.items()
+        ]
+        unseen = [name for name, count in self._counts.items() if not count and name not in self._refused]
+        return [*refused, *(f"metric {name} was never seen in the output{self._near(name)}" for name in unseen)]
+
+    def _near(self, name: str) -> str:
+        nearness, line = self._nearest.get(name, (0, ""))
+        return f"; the nearest line: {line[:_MOST_OF_A_LINE]!r}" if nearness else f": no line has {name!r} in it"
+
     def _line(self, line: str) -> None:
-        for name, pattern in self._patterns.items():
-            for found in pattern.finditer(line):
-                number = _number(found[1])
-                if number is not None:
-                    self._write(name, number)
+        for pattern in self._patterns:
+            for number in pattern.numbers(line):
+                if number.value is None:
+                    text, count = self._refused.get(pattern.name, (number.text, 0))
+                    self._refused[pattern.name] = text, count + 1
+                else:
+                    self._write(pattern.name, number.value)
+            if not self._counts[pattern.name]:
+                self._compare(pattern.name, line)
+
+    def _compare(self, name: str, line: str) -> None:
+        """Keep the line if it comes nearer to the metric than those before: by its name, and by having a number."""
+        if re.split(r"[/.]", name)[-1].casefold() not in line.casefold():
+            return
+        nearness = 1 + any(char.isdigit() for char in line)
+        if nearness > self._nearest.get(name, (0, ""))[0]:
+            self._nearest[name] = nearness, line.strip()
 
     def _write(self, name: str, number: float) -> None:
         value = number if number - number == 0 else repr(number)
@@ -74,10 +106,3 @@ class Scanner:
         self._counts[name] += 1
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float((text or "").rstrip("."))
-    except ValueError:
-        return None

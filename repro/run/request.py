@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro.capture import interpreter, root
-from repro.errors import ConfigError, UsageError
+from repro.errors import UsageError
 from repro.record import seeds
 from repro.record.values import MetricSpec, Profile, SeedPlan, TrailSchedule
-from repro.run import config
+from repro.run import config, patterns
 
 #: A share of the data is counted in these.
 MILLION = 1_000_000
 _MOST_DIGITS = 100
-_IDENTIFIER = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ def of_experiment(path: Path, choices: Choices) -> Request:
         entry=None if file.entry is None else os.path.normpath(f"{cwd}/{file.entry}"),
         params=found.params,
         metrics=file.metrics,
-        patterns=dict(_pattern(text) for text in choices.patterns),
+        patterns=patterns.parse(choices.patterns),
         data=file.data,
         seed=master,
         seed_given=choices.seed is not None or file.seed is not None,
@@ -136,7 +134,7 @@ def of_command(command: Sequence[str], choices: Choices) -> Request:
         name=Path(script).name if known and script is not None else Path(command[0]).name,
         command=words,
         entry=None,
-        patterns=dict(_pattern(text) for text in choices.patterns),
+        patterns=patterns.parse(choices.patterns),
         seed=master,
         seed_given=choices.seed is not None,
         profile=choices.profile or "warn",
@@ -193,22 +191,6 @@ def parse_seed(text: str | None) -> int | None:
     if not is_seed(text):
         raise UsageError(f"--seed {text}: a whole number from 0 on is expected, or `random`")
     return int(text)
-
-
-def _pattern(text: str) -> tuple[str, str]:
-    """Return name and expression of one ``--metric``: the name is its named group, or the word it begins with."""
-    try:
-        compiled = re.compile(text)
-    except re.error as error:
-        raise ConfigError(
-            f"--metric {text!r}: not a regular expression: {error}", hint="--metric 'acc=([0-9.]+)'"
-        ) from error
-    names = list(compiled.groupindex)
-    begin = _IDENTIFIER.search(text)
-    if compiled.groups != 1 or not (names or begin):
-        hint = "--metric 'acc=([0-9.]+)' makes the metric acc"
-        raise ConfigError(f"--metric {text!r}: one group for the value is expected, and a word before it", hint=hint)
-    return names[0] if names else begin[0], text  # type: ignore[index]
 
 
 def describe(request: Request) -> str:
