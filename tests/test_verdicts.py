@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from repro.cli import plot
 from repro.record.values import MetricSpec, Tolerance
-from repro.replay import compare, grade
+from repro.replay import grade, series
 from repro.run.metrics import Point
 from repro.stats import prediction
 
@@ -182,20 +182,20 @@ def test_a_tolerance_is_the_larger_of_both(before: float, after: float, absolute
     """``max(abs, rel * |before|)``, at any sign; without a tolerance bits count."""
     spec = MetricSpec(tolerance=Tolerance(abs=absolute, rel=relative))
     expected = abs(after - before) <= max(absolute, relative * abs(before))
-    assert grade.is_within(before, after, spec) is (expected or compare.same_bits(before, after))
-    assert grade.is_within(before, after, None) is compare.same_bits(before, after)
+    assert grade.is_within(before, after, spec) is (expected or series.same_bits(before, after))
+    assert grade.is_within(before, after, None) is series.same_bits(before, after)
 
 
 def test_ulps_count_32_bit_floats() -> None:
     """The next number is 1 apart, also across zero; numbers that round to one are 0 apart; infinities tell nothing."""
     one = float(np.nextafter(np.float32(1), np.float32(2)))
-    assert compare.ulps(1.0, one) == 1
-    assert compare.ulps(0.1, 0.1 + 1e-12) == 0
+    assert series.ulps(1.0, one) == 1
+    assert series.ulps(0.1, 0.1 + 1e-12) == 0
     smallest = float(np.nextafter(np.float32(0), np.float32(1)))
-    assert compare.ulps(-smallest, smallest) == 2
-    assert compare.ulps(0.0, -0.0) == 0
-    assert compare.ulps(math.inf, 1.0) is None
-    assert compare.ulps(1e300, 1.0) is None
+    assert series.ulps(-smallest, smallest) == 2
+    assert series.ulps(0.0, -0.0) == 0
+    assert series.ulps(math.inf, 1.0) is None
+    assert series.ulps(1e300, 1.0) is None
 
 
 def test_another_artifact_alone_is_not_within_tolerance(experiment: Project) -> None:

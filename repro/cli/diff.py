@@ -79,7 +79,9 @@ def _first(store: Store, records: list[Record]) -> compare.FirstDifference | Non
 def _metrics(store: Store, ids: list[str]) -> dict[str, list[Any]]:
     outcomes: list[Outcome | None] = [store.outcome(run_id) for run_id in ids]
     a, b = (outcome.metrics if outcome is not None else {} for outcome in outcomes)
-    return {name: [a.get(name), b.get(name)] for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
+    return {
+        name: [a.get(name), b.get(name)] for name in sorted({*a, *b}) if not differences.same(a.get(name), b.get(name))
+    }
 
 
 def _print(

@@ -50,8 +50,6 @@ def command(run: str, as_csv: bool, as_json: bool) -> int:
 
 def _row(name: str, points: list[metrics.Point]) -> list[str]:
     values = [point.value for point in points]
-    return [
-        name,
-        str(len(values)),
-        *(common.number(value) for value in (values[0], min(values), max(values), values[-1])),
-    ]
+    end = metrics.final(points)
+    shown = (values[0], min(values), max(values), values[-1] if end is None else end)
+    return [name, str(len(values)), *map(common.number, shown)]

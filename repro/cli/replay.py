@@ -161,6 +161,8 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
 
 def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: dict[str, Any]) -> None:
     """Print what was found, the verdict last: that is where one looks in a terminal."""
+    if found.comparison is not None and found.comparison.only_metric:
+        click.echo(f"  {found.reason}")
     if found.run_id is not None:
         click.echo(f"  {found.run_id} replays {found.replay_of}")
     if found.comparison is not None:
@@ -269,6 +271,8 @@ def _print_cause(found: why.Why) -> None:
 
 def _reasons(found: replay.Replayed) -> list[str]:
     """Return the reasons in words, less those that are printed in full below."""
+    if found.comparison is not None and found.comparison.only_metric:
+        return []  # it was the first line
     shown = {f"metric {name} differs" for name in (found.comparison.metrics if found.comparison is not None else ())}
     return [reason for reason in (found.reason or "").split("; ") if reason and reason not in shown]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -98,13 +99,24 @@ def compare_observed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differe
     return [*found, *(_mapping("package", "software", old, new, "probable") if old and new else ())]
 
 
+def same(a: Any, b: Any) -> bool:
+    """Say whether two values are one: of one type through and through, and NaN is NaN."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b) or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+
+
 def ordered(found: list[Difference]) -> list[Difference]:
     """Return differences with the likely causes first."""
     return sorted(found, key=lambda item: (_ORDER[item.prior], item.path))
 
 
 def _field(kind: Kind, path: str, before: Any, after: Any, prior: Prior) -> Iterator[Difference]:
-    if before != after or type(before) is not type(after):
+    if not same(before, after):
         yield Difference(kind=kind, path=path, before=before, after=after, prior=prior)
 
 

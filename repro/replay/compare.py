@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from repro.record import trail as form
 from repro.record.values import FileDigest, MetricSpec, Outcome, Verdict
+from repro.replay import series
+from repro.replay.series import Extent
 from repro.run import metrics, trails
-
-#: Metrics whose name says that they measure time or memory are not compared, where nothing is declared of them.
-_MEASURES = re.compile(
-    r"(^|[/_. -])(time|times|(run|wall|cpu|gpu)_?time|wall_?clock|timestamp|seconds?|secs?|ms|minutes|hours|duration"
-    r"|elapsed|latency|throughput|speed|memory|mem|rss|vram|fps|eta)($|[/_. -])|(_per_|/)(s|sec|second)$",
-    re.IGNORECASE,
-)
 
 
 class LoaderDifference(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +42,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What was compared, what was found, and what was left out.
 
     ``metrics`` has those that differ; ``last`` the last value of every compared metric on both sides; ``ended_alike``
-    says whether both came to the same end, ``only_artifacts`` whether nothing but artifacts differs.
+    says whether both came to the same end, ``only_artifacts`` whether nothing but artifacts differs, ``only_metric``
+    whether one metric alone does.
     """
 
     verdict: Verdict
@@ -65,10 +58,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     files: list[dict[str, Any]]
     ended_alike: bool
     only_artifacts: bool = False
-
-
-#: How far two runs are compared: as wholes; all that the first has (it was cut short); or what both have.
-Extent = Literal["whole", "first", "common"]
+    only_metric: bool = False
 
 
 def compare(
@@ -79,15 +69,21 @@ def compare(
     if first is not None and first.column == form.COLUMNS[form.BATCH]:
         first = msgspec.structs.replace(first, loader=_loader(trails.of_workers(a[0]), trails.of_workers(b[0])))
     before, after = metrics.series(a[0]), metrics.series(b[0])
-    points, changed, left_out = _metrics(before, after, declared, extent)
+    points, changed, left_out = series.compare(before, after, declared, extent)
+    equal_points = points - sum(min(len(before.get(name, ())), len(after.get(name, ()))) for name in changed)
     artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts, extent)
     outputs, output_faults = _files(a[1].outputs, b[1].outputs, extent)
+    ended_alike = extent != "whole" or (a[1].exit_code, a[1].signal) == (b[1].exit_code, b[1].signal)
+    others_equal = (
+        ended_alike and not (first or uneven or artifact_faults) and bool(frames or artifacts or equal_points)
+    )
+    only_metric = len(changed) == 1 and others_equal
+    what = "metric {} alone differs, all else that was compared is equal" if only_metric else "metric {} differs"
     reasons = [
         *uneven,
-        *(f"metric {name} differs" for name in changed),
+        *(what.format(name) for name in changed),
         *(f"artifact {item['path']} differs" for item in artifact_faults),
     ]
-    ended_alike = extent != "whole" or (a[1].exit_code, a[1].signal) == (b[1].exit_code, b[1].signal)
     if not ended_alike:
         reasons.append(f"it ended with {_end(a[1])}, now with {_end(b[1])}")
     if not (frames or points or artifacts):
@@ -103,16 +99,16 @@ def compare(
         points=points,
         artifacts=artifacts,
         metrics=changed,
-        last={name: (_last(before, name), _last(after, name)) for name in sorted({*before, *after} - {*left_out})},
+        last={
+            name: (metrics.final(before.get(name, ())), metrics.final(after.get(name, ())))
+            for name in sorted({*before, *after} - {*left_out})
+        },
         not_compared=left_out,
         files=output_faults,
         ended_alike=ended_alike,
         only_artifacts=bool(artifact_faults) and not (first or uneven or changed),
+        only_metric=only_metric,
     )
-
-
-def _last(series: Mapping[str, list[metrics.Point]], name: str) -> float | None:
-    return series[name][-1].value if series.get(name) else None
 
 
 def _end(outcome: Outcome) -> str:
@@ -251,80 +247,6 @@ def _tensor(a: dict[str, int] | None, b: dict[str, int] | None) -> str | None:
     if not a or not b:
         return None
     return next((name for name, value in a.items() if b.get(name) != value), None)
-
-
-def _metrics(
-    a: dict[str, list[metrics.Point]],
-    b: dict[str, list[metrics.Point]],
-    declared: Mapping[str, MetricSpec],
-    extent: Extent,
-) -> tuple[int, dict[str, Any], list[str]]:
-    """Return how many points were compared, the metrics that differ (first unequal point), and those left out."""
-    left_out = sorted(name for name in {*a, *b} if not is_compared(name, declared))
-    count = 0
-    changed = {}
-    for name in sorted({*a, *b}.difference(left_out)):
-        before, after = a.get(name, []), b.get(name, [])
-        count += min(len(before), len(after))
-        fault = _unequal(before, after, extent)
-        if fault is not None:
-            changed[name] = fault
-    return count, changed, left_out
-
-
-def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:
-    """Say whether a metric takes part: as declared; if nothing is, unless its name says that it measures time."""
-    if name in declared:
-        return declared[name].compare == "always"
-    return _MEASURES.search(name) is None
-
-
-def _unequal(a: list[metrics.Point], b: list[metrics.Point], extent: Extent) -> dict[str, Any] | None:
-    ends = -1 if extent == "whole" else min(len(a), len(b)) - 1
-    for one, other in zip(a, b, strict=False):
-        if one.step != other.step or not same_bits(one.value, other.value):
-            return {
-                "step": one.step,
-                "before": one.value,
-                "after": other.value,
-                "ulp": ulps(one.value, other.value),
-                "relative": relative(one.value, other.value),
-                "last": [a[ends].value, b[ends].value],
-            }
-    if _is_uneven(len(a), len(b), extent):
-        return {"step": None, "before": f"{len(a)} points", "after": f"{len(b)} points", "last": None}
-    return None
-
-
-def ulps(a: float, b: float) -> int | None:
-    """Return how many steps of a 32-bit float two numbers lie apart; None where one is not finite or exceeds it.
-
-    Metrics are mostly made from 32-bit numbers: two that round to one such number are 0 apart.
-    """
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return None
-    try:
-        one, other = (struct.unpack("<i", struct.pack("<f", value))[0] for value in (a, b))
-    except OverflowError:
-        return None
-    return abs(_ordinal(one) - _ordinal(other))
-
-
-def _ordinal(bits: int) -> int:
-    """Return a float's place in the order of all floats, from its bits: both zeros are 0."""
-    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
-
-
-def relative(a: float, b: float) -> float | None:
-    """Return the distance of two numbers as a fraction of the first; None where that says nothing."""
-    return abs(b - a) / abs(a) if a and math.isfinite(a) and math.isfinite(b) else None
-
-
-def same_bits(a: float, b: float) -> bool:
-    """Say whether two numbers are equal to the bit; NaN equals NaN, and 0.0 is not -0.0."""
-    if math.isnan(a) or math.isnan(b):
-        return math.isnan(a) and math.isnan(b)
-    return a == b and math.copysign(1, a) == math.copysign(1, b)
 
 
 def _files(a: list[FileDigest], b: list[FileDigest], extent: Extent) -> tuple[int, list[dict[str, Any]]]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from repro.record.values import MetricSpec, Outcome, Record, study_of
-from repro.replay.compare import Comparison, same_bits
+from repro.replay.compare import Comparison
+from repro.replay.series import same_bits
 from repro.stats import prediction
 from repro.store.store import Store
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from repro.errors import UsageError
-from repro.record.differences import Difference
+from repro.record.differences import Difference, same
 from repro.record.values import Profile, Record
 from repro.run import config
 from repro.run.request import is_seed
@@ -103,7 +103,7 @@ def steps(then: Plan, now: Plan, seen: Mapping[str, str | None]) -> list[Step]:
         *_field(then, now, "seed", "seed", "seed"),
     ]
     for name, value in now.params.items():
-        if then.params.get(name) != value:
+        if not same(then.params.get(name), value):
             difference = _difference("parameter", f"params.{name}", then.params.get(name), value)
             found.append(Step(difference, _Parameter(name, then.params.get(name))))
     found += [

@@ -19,6 +19,7 @@ from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict, was_limited
 from repro.replay import compare, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
+from repro.replay.series import Extent
 from repro.run import execute, observed, profiles, resume
 from repro.run.request import Request
 from repro.run.seal import Given
@@ -266,7 +267,7 @@ def _judge(
     original = outcome if outcome is not None else _unfinished(record, before)
     seen = observed.read(result.folder)
     ended = original.state in ("COMPLETED", "FAILED") and not was_limited(original)
-    extent: compare.Extent = "whole" if ended else "first"
+    extent: Extent = "whole" if ended else "first"
     stopped = asked.until is not None and bool(seen.stopped)
     found = compare.compare(
         (before, original), (result.folder, result.outcome), record.metrics, "common" if stopped else extent

@@ -5,43 +5,62 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from repro.run import patterns
-from repro.run.observed import lines
+from repro.run.observed import lines_of
 
 _MOST_OF_A_LINE = 120
 
 
 class Point(NamedTuple):
-    """One value of one metric: the step it was logged with (None: none), the value, seconds since the epoch."""
+    """One value of one metric: the step it was logged with (None: none), the value, seconds since the epoch.
+
+    ``rank`` is that of the process, as its files are named.
+    """
 
     name: str
     step: int | None
     value: float
     time: float
+    rank: str = ""
 
 
 def read(folder: Path) -> Iterator[Point]:
     """Yield all points of the run in ``folder``, in the order of each process."""
-    for line in lines(folder / "metrics"):
-        for name, value in line.get("m", {}).items():
-            yield Point(name, line.get("step"), float(value), float(line.get("t", 0.0)))
+    for path in sorted((folder / "metrics").glob("*.jsonl")):
+        rank = path.name.partition("-")[0] if not path.name.endswith("-output.jsonl") else ""
+        for line in lines_of(path):
+            for name, value in line.get("m", {}).items():
+                yield Point(name, line.get("step"), float(value), float(line.get("t", 0.0)), rank)
 
 
 def series(folder: Path) -> dict[str, list[Point]]:
-    """Return the points of each metric."""
+    """Return the points of each metric, by their steps; those without one come first, in their order."""
     found: dict[str, list[Point]] = {}
     for point in read(folder):
         found.setdefault(point.name, []).append(point)
-    return found
+    return {name: sorted(points, key=_step) for name, points in found.items()}
+
+
+def _step(point: Point) -> int:
+    return -1 if point.step is None else point.step
+
+
+def final(points: Sequence[Point]) -> float | None:
+    """Return the last value of a metric: that of the greatest step, else that which came last; None without points.
+
+    Of several at the greatest step it is that of the highest rank, and of that rank's last process.
+    """
+    greatest = max((point.step for point in points if point.step is not None), default=None)
+    return next((point.value for point in reversed(points) if point.step == greatest), None)
 
 
 def last(folder: Path) -> dict[str, float]:
     """Return the last value of each metric."""
-    return {name: points[-1].value for name, points in series(folder).items()}
+    return {name: value for name, points in series(folder).items() if (value := final(points)) is not None}
 
 
 class Scanner:

@@ -79,13 +79,18 @@ class Observed:
 def lines(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield every whole JSON line of all files of a folder, oldest file first; torn lines are left out."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                found = json.loads(line) if line else None
-            except ValueError:
-                continue
-            if isinstance(found, dict):
-                yield found
+        yield from lines_of(path)
+
+
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every whole JSON line of a file; torn lines are left out."""
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            found = json.loads(line) if line else None
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
 
 
 def read(folder: Path) -> Observed:

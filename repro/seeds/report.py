@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from repro.record.values import MetricSpec
-from repro.replay.compare import is_compared
+from repro.replay.series import is_compared
 from repro.seeds.plan import Replicate
 from repro.stats import Summary, compare_paired, holm, in_words, seeds_needed, summarize
 

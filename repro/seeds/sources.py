@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.record.values import MetricSpec
-from repro.replay.compare import is_compared, same_bits
+from repro.replay.series import is_compared, same_bits
 from repro.seeds import plan, report
 from repro.seeds.fork import Forked
 from repro.seeds.plan import Replicate
