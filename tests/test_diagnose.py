@@ -336,6 +336,100 @@ def test_a_generator_of_a_loaders_worker_is_named(project: Project, context: str
     assert found["others"] == []
 
 
+INNOCENT = """\
+import copy, pickle, random, time
+import numpy as np
+
+split = np.random.RandomState(42).permutation(64)
+kept = np.random.default_rng(5).bit_generator.state
+restored = np.random.default_rng()
+restored.bit_generator.state = kept
+legacy = np.random.RandomState()
+legacy.set_state(np.random.RandomState([3, 4]).get_state())
+loaded = pickle.loads(pickle.dumps(np.random.default_rng(0)))
+copied = copy.deepcopy(np.random.Generator(np.random.PCG64(7)))
+unused = np.random.default_rng(), np.random.RandomState(), random.Random()
+ok = random.Random(5).random() + restored.random() + legacy.rand() + loaded.random() + copied.random()
+"""
+
+
+def test_nothing_is_accused_where_generators_are_seeded_restored_or_not_used(project: Project) -> None:
+    """A seeded `RandomState` takes entropy first and throws it away, so do copies; what nobody draws from is no fault.
+
+    The same of scikit-learn's `random_state=0`: two runs agree, whatever there is to compare.
+    """
+    forest = "from sklearn.ensemble import RandomForestRegressor as Forest\n"
+    fit = "x = Forest(2, random_state=0, n_jobs=2).fit(split[:, None], split).predict([[3]])\n"
+    found = diagnose(project, INNOCENT + forest + fit + "print(ok, x)\n", check=0)
+    assert (found["found"], found["kind"], found["others"]) == (False, None, [])
+
+
+@pytest.mark.parametrize(
+    ("guilty", "said"),
+    [
+        ("bad = np.random.RandomState()  # HERE\nx = bad.rand()", "takes its seed from the operating system"),
+        ("bits = np.random.PCG64()  # HERE\nx = np.random.Generator(bits).random()", "from the operating system"),
+        ("seeds = np.random.SeedSequence()  # HERE\nx = np.random.default_rng(seeds.spawn(2)[1]).random()", "system"),
+        ("legacy.seed(time.time_ns() % 2**31)  # HERE\nx = legacy.rand()", "is seeded with"),
+        ("bad = copy.deepcopy(np.random.default_rng())  # HERE\nx = bad.random()", "from the operating system"),
+    ],
+    ids=["RandomState", "PCG64", "SeedSequence", "seeded again", "copy"],
+)
+def test_among_innocent_generators_the_guilty_one_is_named(project: Project, guilty: str, said: str) -> None:
+    """A generator by its line, among others that are seeded, restored or not used, none of which is named."""
+    script = INNOCENT + guilty + "\nprint(ok, x)\n"
+    found = diagnose(project, script)
+    assert (found["kind"], found["line"]) == ("seed", line_of(script, "HERE"))
+    assert said in found["text"]
+    assert {item["line"] for item in found["others"]} <= {found["line"]}
+
+
+#: Two generators of torch, one of which is seeded with the time; and numpy's, seeded.
+GENERATORS = """import secrets
+import time
+import numpy as np
+import torch
+
+split = np.random.RandomState(42).permutation(8)
+torch.manual_seed(0)
+noise = torch.Generator().manual_seed(time.time_ns() % 2**31)  # NOISE
+order = torch.Generator().manual_seed(3)
+x = torch.randn(8)[torch.randperm(8, generator=order)][torch.from_numpy(split)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "mark", "said"),
+    [
+        ("x = x + 0.01 * torch.randn(8, generator=noise)", "seed", "NOISE", "time.time_ns was read there"),
+        ("torch.manual_seed(time.time_ns() % 2**31)  # HERE\nx = x * torch.rand(8)", "seed", "HERE", "seeded with"),
+        ("x = x + secrets.randbelow(2**30)  # HERE", "draw", "HERE", "the operating system's entropy"),
+    ],
+    ids=["a generator of torch", "the global one", "secrets"],
+)
+def test_of_several_generators_the_one_that_was_drawn_from_is_named(
+    project: Project, more: str, kind: str, mark: str, said: str
+) -> None:
+    """The state of the generator that an operator draws from decides which seed is to blame, and no other is."""
+    script = GENERATORS + more + TRAIN
+    found = diagnose(project, script)
+    assert (found["kind"], found["line"]) == (kind, line_of(script, mark))
+    assert said in found["text"]
+    assert "RandomState" not in str(found)
+
+
+def test_generators_belong_together_by_line_and_state_not_by_order() -> None:
+    """Threads may make them in another order; those with equal states of one line are one, the rest in their order."""
+
+    def made(line: int, state: str) -> list[dict[str, object]]:
+        return [{"k": "seed", "n": "RandomState", "at": ["train.py", line], "v": state}]
+
+    one = {"own a/1": made(3, "x"), "own a/2": made(3, "y"), "own a/3": made(5, "p"), "python": made(1, "s")}
+    other = {"own a/1": made(3, "y"), "python": made(1, "t"), "own a/2": made(3, "x"), "own a/4": made(5, "q")}
+    expected = {"own a/1": "own a/2", "own a/2": "own a/1", "own a/3": "own a/4", "python": "python"}
+    assert traces.counterparts(one, other) == expected
+
+
 @given(st.floats(width=32, allow_nan=False), st.integers(0, 1000))
 @example(-(2.0**-149), 3)
 @example(-(2.0**-148), 4)

@@ -5,12 +5,13 @@ It is an operator, or what came from outside of torch before it, or else the lin
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
 
 from repro.replay import ulp
-from repro.replay.traces import Event, Fork, Side, Stream, call, read
+from repro.replay.traces import OWN, Event, Fork, Side, Stream, call, read
 
 Kind = Literal["operator", "seed", "draw", "order", "input", "control"]
 #: What was read so few lines before a seed, or a tensor, is taken to have made its value.
@@ -41,22 +42,59 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     others: list[dict[str, Any]] = []
 
 
-def find(a: Side, b: Side) -> Finding | None:
-    """Return what differs first between two traced runs, or None where nothing does that could change a result."""
+def find(a: Side, b: Side, *, blind: bool = False) -> Finding | None:
+    """Return what differs first between two traced runs, or None where nothing does that could change a result.
+
+    Where nothing but the logs could differ (``blind``), a seed that nothing is drawn from is no fault.
+    """
     forks, streams = read(a, b)
     if forks:
         process, fork = min(forks, key=lambda item: float(item[1].event["t"]))
         return _Case(process, fork, streams, a, b).finding()
-    found = [(stream, parting) for stream in streams if _accuses(stream) and (parting := stream.first())]
-    direct = [item for item in found if item[1][1].event["direct"]]
-    if not found:
-        return None
-    stream, (_, fork) = min(direct or found, key=lambda item: item[1][0])
-    return _of_outside(stream.process, fork, None, [])
+    ranks = _ranked(streams)
+    for suspects in ranks[:1] if blind else ranks:
+        found = [(stream, parting) for stream in suspects if (parting := stream.first())]
+        direct = [item for item in found if item[1][1].event["direct"]]
+        if found:
+            stream, (_, fork) = min(direct or found, key=lambda item: item[1][0])
+            return _of_outside(stream.process, fork, None, [])
+    return None
 
 
-def _accuses(stream: Stream) -> bool:
-    return bool((stream.one or stream.other)[0]["k"] != "context")
+def _ranked(streams: list[Stream], before: float = math.inf) -> list[list[Stream]]:
+    """Return what is suspected, the likeliest first: what was seen to differ before a moment in more than its seed.
+
+    Then seeds of generators of which something may have been drawn unseen, and entropy. Of torch's each draw shows in
+    an operator: their seeds come last.
+    """
+    accused = [stream for stream in streams if _kind(stream) not in ("context", "source")]
+    used = [stream for stream in accused if stream.is_used_otherwise(before)]
+    rest = [stream for stream in accused if not stream.is_used_otherwise(before)]
+    return [
+        used,
+        [stream for stream in rest if not stream.name.startswith(OWN) and not _is_of_torch(stream)],
+        _sources(streams),
+        [stream for stream in rest if _is_of_torch(stream)],
+    ]
+
+
+def _kind(stream: Stream) -> str:
+    return str((stream.one or stream.other)[0]["k"])
+
+
+def _is_of_torch(stream: Stream) -> bool:
+    return bool((stream.one or stream.other)[0]["n"].startswith("torch."))
+
+
+def _sources(streams: list[Stream]) -> list[Stream]:
+    """Return where the operating system's entropy was read, and became no generator that was watched."""
+    sides = [side for stream in streams for side in (stream.one, stream.other)]
+    taken = {event["taken"] for side in sides for event in side if "taken" in event}
+    return [
+        stream
+        for stream in streams
+        if _kind(stream) == "source" and not any(event["v"] in taken for event in (*stream.one, *stream.other))
+    ]
 
 
 class _Case:
@@ -69,20 +107,32 @@ class _Case:
         self.streams = streams
         self.sides = a, b
 
-    def finding(self) -> Finding:
+    def finding(self) -> Finding | None:
         """Return what is to blame: the operator itself, what came from outside before it, or where it came in."""
         one, other = self.fork.one, self.fork.other
-        found = self._before()
         if one is None or other is None or call(one) != call(other):
-            return self._blame(found) or self._parted()
+            return self._blame(self._before(self.streams)) or self._parted()
         same = all(one.get(key) == other.get(key) for key in ("p", "i", "g", "shapes"))
         if same and "u" not in one:
             return self._operator(one, other)
-        return self._blame(found) or (self._state(one) if _only(one, other, "g") else self._came_in(one, other))
+        if _only(one, other, "g"):
+            name = one.get("gen") or "torch"
+            its_own = self._before([stream for stream in self.streams if stream.name.partition("@")[0] == name])
+            rest = [item for item in self._before(self.streams) if item not in its_own]
+            return self._blame([*its_own, *rest]) if its_own else self._state(one)
+        return self._blame(self._before(self.streams, entropy=not _is_reordered(one, other))) or self._came_in(
+            one, other
+        )
 
-    def _before(self) -> list[tuple[Stream, Fork]]:
-        """Return what differs before, the likeliest first: what the user's own line asked for, and what came last."""
-        found = [(stream, *fork) for stream in self.streams if _accuses(stream) and (fork := stream.fork(self.when))]
+    def _before(self, streams: list[Stream], *, entropy: bool = False) -> list[tuple[Stream, Fork]]:
+        """Return what differs before, the likeliest first; what read ``entropy`` too."""
+        used, seeds, sources, of_torch = _ranked(streams, self.when)
+        ranks = used, seeds, sources if entropy else [], of_torch
+        return [item for rank in ranks for item in self._last(rank)]
+
+    def _last(self, streams: list[Stream]) -> list[tuple[Stream, Fork]]:
+        """Return what differs before: what the user's own line asked for first, and what came last."""
+        found = [(stream, *fork) for stream in streams if (fork := stream.fork(self.when))]
         found.sort(key=lambda item: (item[2].event["direct"] or item[2].event["k"] != "seed", item[1]), reverse=True)
         return [(stream, self._origin(stream, fork)) for stream, _, fork in found]
 
@@ -95,14 +145,15 @@ class _Case:
     def _blame(self, found: list[tuple[Stream, Fork]]) -> Finding | None:
         if not found:
             return None
-        stream, fork = found[0]
-        others = [_short(item.event) for _, item in found[1:] if item.event["at"] != fork.event["at"]]
+        stream, fork = _upstream(found)
+        others = [_short(item.event) for _, item in found if item.event["at"] != fork.event["at"]]
         return _of_outside(stream.process, fork, self.fork.event, others, self._context(fork.event))
 
     def _context(self, event: Event) -> str:
         """Return what the user's code read near an event that differs in every run: the clock, the process's number."""
-        events = (item for stream in self.streams if not _accuses(stream) for item in stream.one)
+        events = (item for stream in self.streams if _kind(stream) in ("context", "source") for item in stream.one)
         near = [item["n"] for item in events if item["t"] <= event["t"] and _is_near(item["at"], event["at"])]
+        near = [name for name in near if not (event.get("entropy") or event.get("k") == "source")]
         return f"; {near[-1]} was read there" if near else ""
 
     def _parted(self) -> Finding:
@@ -121,7 +172,7 @@ class _Case:
         if "u" not in one:
             text = f"{_name(one)} gets other values, and no operator gave them: they came from outside of torch"
             return self._new("input", text, one)
-        if one["u"] == other["u"] and one["u"] != [None] and one["shapes"] == other["shapes"]:
+        if _is_reordered(one, other):
             return self._new("order", "a tensor is made of the same values in another order", one)
         return self._new("input", "a tensor is made of other values, which came from outside of torch", one)
 
@@ -148,6 +199,26 @@ class _Case:
         )
 
 
+def _is_reordered(one: Event, other: Event) -> bool:
+    """Say whether a tensor was made of the same values in another order."""
+    return "u" in one and one["u"] == other["u"] and one["u"] != [None] and bool(one["shapes"] == other["shapes"])
+
+
+def _upstream(found: list[tuple[Stream, Fork]]) -> tuple[Stream, Fork]:
+    """Return the first of what differs, and of a seed that was itself drawn, what it was drawn from."""
+    stream, fork = found[0]
+    event = fork.event
+    if event["k"] != "seed" or event["entropy"]:
+        return stream, fork
+    drawn = (
+        item
+        for item in found[1:]
+        for draw in item[0].one
+        if draw["k"] == "draw" and draw["t"] <= event["t"] and _is_near(draw["at"], event["at"])
+    )
+    return next(drawn, (stream, fork))
+
+
 def _is_near(place: list[Any], line: list[Any]) -> bool:
     return bool(place[0] == line[0] and 0 <= line[1] - place[1] <= _NEAR)
 
@@ -159,7 +230,7 @@ def _only(one: Event, other: Event, key: str) -> bool:
 def _of_outside(process: str, fork: Fork, operator: Event | None, others: list[Any], context: str = "") -> Finding:
     event = fork.event
     return Finding(
-        kind=event["k"],
+        kind="draw" if event["k"] == "source" else event["k"],
         text=_words(fork) + context,
         file=event["at"][0],
         line=event["at"][1],
@@ -176,12 +247,16 @@ def _words(fork: Fork) -> str:
     if event["k"] == "order":
         same = fork.one is not None and fork.other is not None and fork.one["u"] == fork.other["u"]
         return f"{name} lists the same names in another order" if same else f"{name} lists other names"
+    if event["k"] == "source":
+        return f"{name} reads the operating system's entropy: something else each time"
     if event["k"] == "draw":
         more = fork.more is not None or fork.one is None or fork.other is None
         return f"{name} was called one time more in one run" if more else f"{name} draws another value"
     if event["entropy"]:
         return f"{name} takes its seed from the operating system: another one each time"
     seeds = [item["shown"] for item in (fork.one, fork.other) if item]
+    if None in seeds:
+        return f"{name} is seeded otherwise"
     return f"{name} is seeded with {' and with '.join(map(str, seeds))}"
 
 

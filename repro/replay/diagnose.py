@@ -93,7 +93,7 @@ class _Search:
                 other = self._traced(window)
                 try:
                     found = self._compared(one, other)
-                    finding = culprit.find(self._side(one), self._side(other))
+                    finding = culprit.find(self._side(one), self._side(other), blind=blind)
                     earlier = found.first_difference
                     if earlier is not None and (again := self._window(one, earlier)).start < window.start:
                         return self._trace(again, earlier, blind=False)

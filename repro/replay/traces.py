@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ _OPERATORS = b'{"s":"ops"'
 _COMPARED = ("n", "at", "p", "i", "g", "shapes", "o")
 #: So many further events are looked at to see which of two runs does something more.
 _AHEAD = 20_000
+#: How the names of generators begin that the user's own code has made.
+OWN = "own "
 #: These are no generators: each line that asks for them is a source of its own.
 _BY_LINE = ("listing", "entropy", "context")
 
@@ -55,8 +58,7 @@ class Stream(NamedTuple):
 
         Draws that are equal do not end it: of few possible values two are often the same by luck. An equal seed does.
         """
-        length = max(len(self.one), len(self.other))
-        late = [index for index in range(length) if self._differs(index) and self._when(index) < before]
+        late = [index for index in self._differing() if self._when(index) < before]
         if not late:
             return None
         known = set(late)
@@ -67,10 +69,21 @@ class Stream(NamedTuple):
         one, other = self._at(self.one, first), self._at(self.other, first)
         return self._when(late[-1]), Fork(one, other, _more(self.one[first:], self.other[first:]))
 
+    def is_used_otherwise(self, before: float = math.inf) -> bool:
+        """Say whether something other than a seed differs before a moment: a draw, the order of a folder."""
+        index = self._first_use()
+        return index is not None and self._when(index) < before
+
+    def _first_use(self) -> int | None:
+        return next((index for index in self._differing() if not self._is_seed(index)), None)
+
+    def _differing(self) -> Iterator[int]:
+        return (index for index in range(max(len(self.one), len(self.other))) if self._differs(index))
+
     def first(self) -> tuple[float, Fork] | None:
-        """Return where it differs first, and when."""
-        length = max(len(self.one), len(self.other))
-        index = next((index for index in range(length) if self._differs(index)), None)
+        """Return what made the first thing differ that is no seed, else the first seed; and when."""
+        index = self._first_use()
+        index = next(self._differing(), None) if index is None else index
         return None if index is None else self.fork(self._when(index) + 1)
 
     def _at(self, events: list[Event], index: int) -> Event | None:
@@ -84,6 +97,9 @@ class Stream(NamedTuple):
 
     def _is_draw(self, index: int) -> bool:
         return all((self._at(events, index) or {}).get("k") == "draw" for events in (self.one, self.other))
+
+    def _is_seed(self, index: int) -> bool:
+        return bool((self._at(self.one, index) or self.other[index])["k"] == "seed")
 
     def _when(self, index: int) -> float:
         event = self._at(self.one, index) or self.other[index]
@@ -190,7 +206,39 @@ def _more(one: list[Event], other: list[Event]) -> Event | None:
 
 def _streams(process: str, paths: tuple[Path, Path], sides: tuple[_Based, _Based]) -> list[Stream]:
     one, other = (_by_stream(path, side) for path, side in zip(paths, sides, strict=True))
-    return [Stream(process, name, one.get(name, []), other.get(name, [])) for name in {**one, **other}]
+    names = counterparts(one, other)
+    found = [Stream(process, name, events, other.get(names.get(name, ""), [])) for name, events in one.items()]
+    return found + [Stream(process, name, [], other[name]) for name in other if name not in names.values()]
+
+
+def counterparts(one: dict[str, list[Event]], other: dict[str, list[Event]]) -> dict[str, str]:
+    """Return the name in the other run of each source that both have.
+
+    Generators of the user's own are made in an order that threads may change: those that one line made belong together
+    where they were seeded to one state, and else in their order.
+    """
+    rest = list(other)
+    found: dict[str, str] = {}
+    for origin in (_state, _origin):
+        for name, events in one.items():
+            if name not in found:
+                known = origin(name, events)
+                match = next((item for item in rest if known == origin(item, other[item])), None)
+                if match is not None:
+                    rest.remove(match)
+                    found[name] = match
+    return found
+
+
+def _origin(name: str, events: list[Event]) -> Any:
+    """Return the line that made and seeded a generator of the user's own; of what else there is, the name."""
+    return call(events[0]) if name.startswith(OWN) and events[0]["k"] == "seed" else name
+
+
+def _state(name: str, events: list[Event]) -> Any:
+    """Return that line, and the state to which the generator was seeded."""
+    origin = _origin(name, events)
+    return origin if origin == name else (origin, events[0]["v"])
 
 
 def _by_stream(path: Path, side: _Based) -> dict[str, list[Event]]:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.worker import bits
 from repro.worker.generators import mersenne
+from repro.worker.own_generators import name_of
 from repro.worker.tracing import Log, digest, users_line
 
 #: These allocate: their results hold whatever lay there.
@@ -118,7 +119,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             return None
         read = [value for key, value in _items(args, kwargs) if key not in kind.unread]
         tensors, plain = _leaves(read)
-        event = {
+        event: dict[str, Any] = {
             "n": kind.name,
             "at": place[:2],
             "p": digest(repr(plain)),
@@ -126,7 +127,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             "shapes": [list(tensor.shape) for tensor in tensors],
         }
         if kind.draws:
-            event["g"] = self._state(args, kwargs)
+            event |= self._generator(args, kwargs)
         return event | self._in_autograd(place[:2])
 
     def _in_autograd(self, place: tuple[str, int]) -> dict[str, Any]:
@@ -170,12 +171,12 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             return self._log.keep(bits.raw(tensor))
         return None
 
-    def _state(self, args: Any, kwargs: Any) -> str:
-        """Return the digest of the generator that an operator draws from."""
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Generator)]
-        if given:
-            return digest(given[0].get_state().numpy())
-        return digest(self._global() if callable(self._global) else b"".join(self._global))
+    def _generator(self, args: Any, kwargs: Any) -> dict[str, str | None]:
+        """Return the digest of the generator that an operator draws from; of one of the user's own also its name."""
+        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Generator)), None)
+        if given is not None:
+            return {"g": digest(given.get_state().numpy()), "gen": name_of(given)}
+        return {"g": digest(self._global() if callable(self._global) else b"".join(self._global))}
 
 
 def _items(args: Any, kwargs: Any) -> list[tuple[int | str, Any]]:

@@ -1,7 +1,7 @@
 """What a traced process gets from outside of torch: seeds, draws, the order of folders, the clock (`repro diagnose`).
 
-Functions are wrapped where their modules keep them, and return what they always did. A generator of numpy's comes from
-`default_rng` as one of a subclass that tells of its draws.
+Functions are wrapped where their modules keep them, and return what they always did; generators of the user's own are
+watched by `own_generators`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Self
 
+from repro.worker import own_generators
 from repro.worker.imports import when_imported
+from repro.worker.telling import Teller, state_of
 from repro.worker.tracing import Log, digest, users_line
 
 _DRAWS = (
@@ -22,8 +24,6 @@ _DRAWS = (
     " getrandbits randbytes triangular lognormvariate vonmisesvariate gammavariate paretovariate weibullvariate"
 ).split()
 _NO_DRAWS = ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
-_PLAIN = (int, float, str, bytes, bool)
-_MOST_SHOWN = 60
 
 
 def install(log: Log) -> None:
@@ -39,6 +39,7 @@ def install(log: Log) -> None:
 class _Outside:
     def __init__(self, log: Log) -> None:
         self._log = log
+        self._teller = Teller(log)
 
     def _wrap(self, owner: Any, name: str, tell: Callable[..., None]) -> None:
         """Have ``tell`` called with result, arguments and keywords of each call."""
@@ -76,9 +77,13 @@ class _Outside:
             self._log.note("listing", "order", name, found, **fields)
 
     def clocks(self) -> None:
-        """Watch what differs each time, where the user's own code asks for it; this explains, and accuses nobody."""
-        for owner, name in ((time, "time"), (time, "time_ns"), (os, "getpid"), (os, "urandom")):
+        """Watch what differs each time, where the user's own code asks for it.
+
+        The clock and the process's number explain, and accuse nobody; entropy is suspected where nothing else is.
+        """
+        for owner, name in ((time, "time"), (time, "time_ns"), (os, "getpid")):
             self._wrap(owner, name, functools.partial(self._told, f"{owner.__name__}.{name}"))
+        self._wrap(os, "urandom", lambda result, _args, _kwargs: self._teller.read("os.urandom", result))
 
     def _told(self, name: str, result: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         found = users_line(sys._getframe())
@@ -90,41 +95,7 @@ class _Outside:
         self._wrap(module, "seed", lambda _result, args, kwargs: self._seeded("python", "random.seed", args, kwargs))
         for name in _DRAWS:
             self._wrap(module, name, functools.partial(self._drawn, "python", f"random.{name}", _python_state))
-        self._own_generators(module.Random)
-
-    def _own_generators(self, kind: type) -> None:
-        inside: set[int] = set()
-        names: dict[int, str] = {}
-
-        def watch(name: str, tell: Callable[..., None]) -> None:
-            original = getattr(kind, name)
-
-            @functools.wraps(original)
-            def call(generator: Any, *args: Any, **kwargs: Any) -> Any:
-                if id(generator) in inside:
-                    return original(generator, *args, **kwargs)
-                inside.add(id(generator))
-                try:
-                    result = original(generator, *args, **kwargs)
-                finally:
-                    inside.discard(id(generator))
-                self._log.quietly(tell, generator, result, args, kwargs)
-                return result
-
-            setattr(kind, name, call)
-
-        def seeded(generator: Any, _result: Any, args: Any, kwargs: Any) -> None:
-            names[id(generator)] = self._log.new_generator()
-            state = _python_state(generator)
-            self._seeded(names[id(generator)], type(generator).__name__, args, kwargs, state)
-
-        def drawn(label: str, generator: Any, result: Any, _args: Any, _kwargs: Any) -> None:
-            key = names.get(id(generator), "python generators")
-            self._drawn(key, label, lambda: _python_state(generator), result)
-
-        watch("seed", seeded)
-        for name in _DRAWS:
-            watch(name, functools.partial(drawn, f"Random.{name}"))
+        own_generators.pythons(module.Random, module.SystemRandom, _DRAWS, self._teller, _python_state)
 
     def numpy(self, module: ModuleType) -> None:
         """Watch numpy's global generator, the generators that it makes, and the entropy that seeds them."""
@@ -135,34 +106,7 @@ class _Outside:
             function = getattr(module, name)
             if name not in _NO_DRAWS and callable(function) and not isinstance(function, type):
                 self._wrap(module, name, functools.partial(self._drawn, "numpy", f"numpy.random.{name}", _numpy_state))
-        entropy = sys.modules.get("numpy.random.bit_generator")
-        if hasattr(entropy, "randbits"):
-            self._wrap(entropy, "randbits", self._entropy)
-        self._default_rng(module)
-
-    def _entropy(self, result: Any, *_: Any) -> None:
-        fields = {"v": digest(str(result)), "shown": None, "entropy": True}
-        self._log.outside("entropy of numpy", "seed", "a generator of numpy", **fields)
-
-    def _default_rng(self, module: ModuleType) -> None:
-        original = module.default_rng
-        kind = _generator_class(module.Generator, functools.partial(self._log.quietly, self._drawn))
-
-        @functools.wraps(original)
-        def default_rng(*args: Any, **kwargs: Any) -> Any:
-            found = original(*args, **kwargs)
-            if any(found is given for given in (*args, *kwargs.values())):
-                return found
-            generator = kind(found.bit_generator)
-            self._log.quietly(self._made, generator, args, kwargs)
-            return generator
-
-        setattr(module, "default_rng", default_rng)  # noqa: B010  (a module, to the type checker)
-
-    def _made(self, generator: Any, args: Any, kwargs: Any) -> None:
-        generator._repro_name = self._log.new_generator()
-        state = repr(generator.bit_generator.state)
-        self._seeded(generator._repro_name, "numpy.random.default_rng", args, kwargs, state)
+        own_generators.numpys(module, self._teller)
 
     def torch(self, module: ModuleType) -> None:
         """Watch the seeding of torch's generators; what they draw is in the operators."""
@@ -172,37 +116,36 @@ class _Outside:
             ("manual_seed", (module.cuda, module.cuda.random)),
             ("manual_seed_all", (module.cuda, module.cuda.random)),
         ):
-            label = f"{owners[0].__name__}.{name}"
-            self._wrap(owners[0], name, functools.partial(self._torch_seeded, label))
+            self._torch_seeding(owners[0], name)
             setattr(owners[1], name, getattr(owners[0], name))
+        own_generators.torchs(module, self._teller)
 
-    def _torch_seeded(self, label: str, result: Any, args: Any, kwargs: Any) -> None:
-        state = str(result) if isinstance(result, int) else None
-        self._seeded("torch", label, args, kwargs, state)
+    def _torch_seeding(self, owner: Any, name: str) -> None:
+        """Watch one of torch's functions that seed; they call one another."""
+        original = getattr(owner, name)
 
-    def _seeded(self, stream: str, name: str, args: Any, kwargs: Any, state: Any = None) -> None:
-        given = next((value for value in (*args, *kwargs.values()) if value is not None), None)
+        @functools.wraps(original)
+        def seed(*args: Any, **kwargs: Any) -> Any:
+            result = self._teller.silently(original, *args, **kwargs)
+            if not self._teller.silent:
+                state = str(result) if isinstance(result, int) else None
+                self._log.quietly(self._seeded, "torch", f"{owner.__name__}.{name}", args, kwargs, state)
+            return result
+
+        setattr(owner, name, seed)
+
+    def _seeded(self, stream: str, name: str, args: Any, kwargs: Any, state: str | None = None) -> None:
+        given = self._teller.given(args, kwargs)
         if state is None:
             state = {"python": _python_state, "numpy": _numpy_state}.get(stream, lambda: repr(given))()
-        shown = None if given is None else repr(given)[:_MOST_SHOWN]
-        fields = {"v": digest(str(state)), "shown": shown, "entropy": given is None}
-        self._log.outside(stream, "seed", name, **fields)
+        self._teller.seeded(stream, name, given, state)
 
     def _drawn(self, stream: str, name: str, state: Callable[[], str], result: Any, *_: Any) -> None:
-        self._log.outside(stream, "draw", name, v=_value(result) or digest(str(state())))
+        self._teller.drawn(stream, name, state, result)
 
 
 def _digest(names: Any) -> str:
     return digest("\0".join(map(os.fsdecode, names)))
-
-
-def _value(result: Any) -> str | None:
-    """Return the digest of what was drawn, None where it has no value of its own."""
-    if isinstance(result, _PLAIN):
-        return digest(repr(result))
-    if hasattr(result, "tobytes") and str(getattr(result, "dtype", "")) != "object":
-        return digest(result.tobytes())
-    return None
 
 
 def _python_state(generator: Any = None) -> str:
@@ -211,29 +154,7 @@ def _python_state(generator: Any = None) -> str:
 
 
 def _numpy_state() -> str:
-    state = sys.modules["numpy"].random.mtrand._rand._bit_generator.state["state"]
-    return digest(state["key"].tobytes()) + str(state["pos"])
-
-
-def _generator_class(base: Any, drawn: Callable[..., None]) -> Any:
-    """Return a class like numpy's Generator whose objects tell of each draw; their pickles are of numpy's own class."""
-    kind = type("Generator", (base,), {"__module__": base.__module__})
-    for name in dir(base):
-        original = getattr(base, name)
-        if not name.startswith("_") and name not in ("bit_generator", "spawn") and callable(original):
-            setattr(kind, name, _telling(original, name, drawn))
-    return kind
-
-
-def _telling(original: Any, name: str, drawn: Callable[..., None]) -> Any:
-    @functools.wraps(original)
-    def call(generator: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(generator, *args, **kwargs)
-        stream = getattr(generator, "_repro_name", "numpy generators")
-        drawn(stream, f"Generator.{name}", lambda: repr(generator.bit_generator.state), result)
-        return result
-
-    return call
+    return state_of(sys.modules["numpy"].random.mtrand._rand._bit_generator)
 
 
 class _Entries:

@@ -36,6 +36,10 @@ _SPAWNED = "--multiprocessing-fork" in sys.orig_argv
 #: What a loader's workers send comes in any order, and is put in order then: it is seen where it is used.
 _RECEIVING = "/torch/multiprocessing/reductions.py"
 _NO_INPUT = ("/shutil.py", "/tempfile.py", "<frozen importlib._bootstrap>")
+#: What these ask the operating system for, the user's own code asks for.
+_ASKING = tuple(f"{os.path.dirname(os.__file__)}/{name}.py" for name in ("random", "secrets", "uuid"))
+#: How the name of a generator of the user's own begins.
+OWN = "own "
 _USER, _INSIDE, _LOOKS, _PASSED = range(4)
 
 
@@ -46,6 +50,8 @@ def _kind(code: CodeType) -> int:
         return _LOOKS if name in _LOOKING else _PASSED
     if name.endswith(_RECEIVING):
         return _LOOKS
+    if name in _ASKING:
+        return _PASSED
     if _SPAWNED and name == "<string>":
         return _INSIDE
     return _INSIDE if name.startswith(_INSTALLED) or "/site-packages/" in name or "/dist-packages/" in name else _USER
@@ -109,7 +115,7 @@ class Log:
     def new_generator(self) -> str:
         """Return the name of one more generator: the process in which it was made, and its number there."""
         self.generators += 1
-        return f"{place()}/{self.generators}"
+        return f"{OWN}{place()}/{self.generators}"
 
     def stepped(self) -> None:
         """Take note that an optimizer has stepped."""
@@ -140,7 +146,7 @@ class Log:
             self._draws -= 1
             if self._draws < 0:
                 return
-        if threading.get_ident() != self._main:
+        if threading.get_ident() != self._main and not stream.startswith(OWN):  # its draws are its own in any thread
             stream += f"@{threading.current_thread().name}"
         self.write(stream, {"k": kind, "n": name, "at": found[:2], "direct": found[2], **fields})
 
