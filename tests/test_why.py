@@ -131,6 +131,58 @@ def test_a_run_that_differs_from_itself_has_no_cause(project: Project) -> None:
     assert "repro diagnose" in document["why"]["hint"]
 
 
+#: It differs from itself in those of its executions that RARE names; the count is kept where no replay is refused to.
+RARE = """\
+import os, subprocess
+count = int(subprocess.run(["sh", "-c", "echo >> $COUNT; wc -l < $COUNT"], capture_output=True, text=True).stdout) - 1
+with open("out.txt", "w") as out:
+    out.write(str(count in map(int, os.environ["RARE"].split(","))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("rare", "evidence"),
+    [
+        ("1", "of two replays that were made alike, one was identical and one was not"),
+        ("1,2", "with environment.TZ put back it was identical as well"),
+        ("1,2,4", "without environment.TZ it was identical 1 of 2 times"),
+        ("1,2,5,6", "without environment.TZ it was identical 2 of 3 times"),
+    ],
+)
+def test_a_run_that_rarely_differs_from_itself_proves_nothing(project: Project, rare: str, evidence: str) -> None:
+    """What was changed is not the cause: runs with and without it, in turns, come out as they should not.
+
+    The reason says so, and `repro diagnose` is offered; the first replay keeps its verdict.
+    """
+    project.write("train.py", RARE)
+    around = {"COUNT": str(project.root.parent / "count"), "RARE": rare}
+    project.run("--", "python", "train.py", **around)
+    document = project.replay("last", "--why", "--with", "env.TZ=Asia/Tokyo", check=3, **around)
+    assert (document["verdict"], document["cause"]) == ("DIFFERENT", None)
+    assert document["why"]["reason"] == f"the run differs from itself: {evidence}"
+    assert document["why"]["hint"] == f"repro diagnose {document['replay_of']}"
+
+
+#: Its result hangs on two variables together with one of its own.
+PAIR = """\
+import os
+with open("out.txt", "w") as out:
+    out.write("other" if os.environ.get("ONE") or os.environ.get("TWO") else "same")
+"""
+
+
+def test_the_proof_says_how_often_each_way_was_run(project: Project) -> None:
+    """Without the set and with each of its members in turns, twice: numbers of both in the sentence and in JSON."""
+    project.write("train.py", PAIR)
+    project.run("--", "python", "train.py")
+    one = project.replay("last", "--why", "--with", "env.ONE=1", "--with", "env.TZ=Asia/Tokyo", check=3)["cause"]
+    assert (one["proved"], one["replays"], one["undone"], one["put_back"]) == (True, 7, 3, 4)
+    done = project.repro("replay", "last", "--why", "--with", "env.ONE=1", "--with", "env.TWO=1", check=3)
+    title = "cause, proved by 11 replays (3 without them: identical each time; 6 with them or one of them: not once):"
+    assert title in done.out
+    assert "environment: environment.ONE: none -> 1" in done.out
+
+
 def test_what_cannot_be_undone_is_said(trained: Project) -> None:
     """A variable that was set then and is set to another value now cannot be undone: it is named as such."""
     trained.run("--", "python", "train.py", FAULT="none@7")

@@ -261,10 +261,8 @@ def _print_cause(found: why.Why) -> None:
         click.echo(f"  cause: none proved after {common.count(found.replays, 'replay')}: {found.reason}")
         common.print_list("cannot be undone here", [*map(_line, found.not_undone)])
     else:
-        title = "cause, proved" if found.cause.proved else "cause, not proved"
-        common.print_list(
-            f"{title} by {found.replays} replays ({found.reason})", [*map(_line, found.cause.differences)]
-        )
+        title = f"cause, proved by {found.replays} replays ({found.reason})"
+        common.print_list(title, [*map(_line, found.cause.differences)])
     if found.hint:
         click.echo(f"  hint: {found.hint}")
 

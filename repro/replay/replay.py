@@ -32,7 +32,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a replay; ``run_id`` is None where it could not be started.
 
     ``tests`` has what COMPATIBLE rests on; ``until`` is the step at which the replay was to end. ``environment`` is
-    what it ran in, ``denied`` what it wanted beyond its record and did not get (`hermetic`).
+    what it ran in, ``denied`` what it wanted beyond its record and did not get (`hermetic`). ``killed`` says that it
+    was ended from outside: it tells nothing of the run.
     """
 
     run_id: str | None
@@ -49,6 +50,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     environment: dict[str, Any] = {}
     denied: list[str] = []
+    killed: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from repro.errors import UsageError
+from repro.errors import ReproError, UsageError
 from repro.record.differences import Difference
 from repro.record.values import Outcome, Record
 from repro.replay import compare, environment, restore
@@ -25,11 +25,16 @@ _TRIES = 3
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """The smallest set of differences that, undone, restores identity: undone twice, and each put back once."""
+    """The smallest set of differences that, undone, restores identity, and breaks it where any of them is put back.
+
+    ``undone`` is how many replays were made without it, all IDENTICAL; ``put_back`` with it, or a part of it: none was.
+    """
 
     proved: bool
     differences: list[Difference]
     replays: int
+    undone: int
+    put_back: int
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,24 +107,64 @@ class _Search:
 
     def run(self) -> Why:
         """Replay unchanged once more, search, and prove what was found."""
-        if self.first.run_id is None or self.first.comparison is None:
+        if self.first.run_id is None or self.first.comparison is None or self.first.killed:
             return self._none(self.first.reason or "it could not be replayed", self.first.hint)
         if self.first.verdict == "IDENTICAL":
             return self._none("the replay is identical: there is nothing to explain")
-        self.asked.say("repro: replay 2: unchanged")
+        try:
+            return self._cause()
+        except _KilledError as error:
+            return self._none(str(error), error.hint)
+
+    def _cause(self) -> Why:
+        self.asked.say("repro: replay 2: the same again")
         again = self._replay(self.now, whole=True)
+        if again.verdict == "IDENTICAL":
+            return self._refuted("of two replays that were made alike, one was identical and one was not")
         self.agree = self._agree(self.first, again)
         found = smallest(self._steps(), self._restores)
         if found is None:
             if not self.agree:
                 return self._none("two replays differ from one another: the run differs from itself", self._diagnose())
             return self._none(self._nothing_restores())
-        self.asked.say("repro: " + ", ".join(step.difference.path for step in found) + " it seems; now the proof")
-        proved = self._is_proved(found)
-        differences = [step.difference for step in found]
-        cause = Cause(proved=proved, differences=differences, replays=self.replays)
-        reason = "undone, the run is identical; put back, it is not" if proved else "undone, the run was identical once"
+        self.asked.say(f"repro: {_names(found)} it seems; now the proof")
+        return self._proved(found)
+
+    def _proved(self, found: list[Step]) -> Why:
+        """Run without the set to the end, and with each member put back, in turns: identical, and not.
+
+        Whatever comes out otherwise refutes it: the run differs from itself. Where replays do not agree with one
+        another, one may be identical by luck: everything is done more often.
+        """
+        tries = 1 if self.agree else _TRIES
+        undone, put_back = tries, 2  # what led here: the search, and the replays with all differences
+        for _ in range(2 if self.agree else _TRIES):
+            self._say(f"without {_names(found)}, to its end")
+            if self._replay(self._without(found), whole=True).verdict != "IDENTICAL":
+                return self._refuted(f"without {_names(found)} it was identical {undone} of {undone + 1} times")
+            undone += 1
+            for step in found:
+                self._say(f"with {_names([step])} put back")
+                if self._replay(self._without(item for item in found if item is not step)).verdict == "IDENTICAL":
+                    return self._refuted(f"with {_names([step])} put back it was identical as well")
+                put_back += 1
+        its = "it" if len(found) == 1 else "them"
+        part = "" if len(found) == 1 else " or one of them"
+        cause = Cause(
+            proved=True,
+            differences=[step.difference for step in found],
+            replays=self.replays,
+            undone=undone,
+            put_back=put_back,
+        )
+        reason = f"{undone} without {its}: identical each time; {put_back} with {its}{part}: not once"
         return Why(cause=cause, reason=reason, hint=None, replays=self.replays, not_undone=self._not_undone())
+
+    def _refuted(self, evidence: str) -> Why:
+        return self._none(f"the run differs from itself: {evidence}", self._diagnose())
+
+    def _say(self, text: str) -> None:
+        self.asked.say(f"repro: replay {self.replays + 1}: {text}")
 
     def _none(self, reason: str, hint: str | None = None) -> Why:
         return Why(cause=None, reason=reason, hint=hint, replays=self.replays, not_undone=self._not_undone())
@@ -141,14 +186,16 @@ class _Search:
         """Replay by a plan; it ends at the first step that is not as recorded, unless the ``whole`` is asked for."""
         self.replays += 1
         against = None if whole else self.store.run_folder(self.run_id) / "trail"
-        return replay(self.store, self.run_id, plan, replace(self.asked, against=against))
+        found = replay(self.store, self.run_id, plan, replace(self.asked, against=against))
+        if found.killed:
+            raise _KilledError(f"replay {self.replays} of them: {found.reason}", hint=found.hint)
+        return found
 
     def _restores(self, undone: Sequence[Step]) -> bool:
         """Say whether the run is identical with these differences undone."""
         key = frozenset(step.difference.path for step in undone)
         if key not in self.known:
-            names = ", ".join(step.difference.path for step in undone)
-            self.asked.say(f"repro: replay {self.replays + 1}: without {names}")
+            self._say(f"without {_names(undone)}")
             plan = self._without(undone)
             self.known[key] = all(self._is_identical(plan, key) for _ in range(1 if self.agree else _TRIES))
         return self.known[key]
@@ -163,21 +210,6 @@ class _Search:
         for step in undone:
             plan = step.undo(plan)
         return plan
-
-    def _is_proved(self, found: list[Step]) -> bool:
-        """Run without the set to the end, twice; then with each member put back, which must break it again.
-
-        With one member that is the replay that everything began with. Where replays do not agree with one another, one
-        may be identical by luck: everything is done more often.
-        """
-        ends = range(2 if self.agree else _TRIES)
-        if any(self._replay(self._without(found), whole=True).verdict != "IDENTICAL" for _ in ends):
-            return False
-        for step in found if len(found) > 1 else ():
-            plan = self._without(other for other in found if other is not step)
-            if not any(self._replay(plan).verdict != "IDENTICAL" for _ in range(1 if self.agree else _TRIES)):
-                return False
-        return True
 
     def _agree(self, one: Replayed, other: Replayed) -> bool:
         return agree(self.store, self.record, [one, other])
@@ -257,6 +289,14 @@ class _Search:
 
     def _is_lost(self, item: Difference) -> bool:
         return item.path.startswith(("inputs.", "variables.")) and item.before is not None and not self._has(item)
+
+
+class _KilledError(ReproError):
+    """A replay was killed: it says nothing of what it was to show."""
+
+
+def _names(undone: Sequence[Step]) -> str:
+    return ", ".join(step.difference.path for step in undone)
 
 
 class _File:
