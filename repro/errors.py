@@ -16,6 +16,10 @@ class ReproError(Exception):
         self.hint = hint
 
 
+class InterruptedReplay(KeyboardInterrupt):
+    """A replay was told to end (Ctrl-C, SIGTERM): nothing more is made, and nothing is said of the run."""
+
+
 class UsageError(ReproError):
     """A command line or a configuration that cannot be understood."""
 

@@ -178,7 +178,7 @@ def test_the_proof_says_how_often_each_way_was_run(project: Project) -> None:
     one = project.replay("last", "--why", "--with", "env.ONE=1", "--with", "env.TZ=Asia/Tokyo", check=3)["cause"]
     assert (one["proved"], one["replays"], one["undone"], one["put_back"]) == (True, 7, 3, 4)
     done = project.repro("replay", "last", "--why", "--with", "env.ONE=1", "--with", "env.TWO=1", check=3)
-    title = "cause, proved by 11 replays (3 without them: identical each time; 6 with them or one of them: not once):"
+    title = "cause, proved by 14 replays (3 without them: identical each time; 6 with them or one of them: not once):"
     assert title in done.out
     assert "environment: environment.ONE: none -> 1" in done.out
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Container
@@ -35,6 +36,13 @@ STATE_STYLE = {
     "CANCELLED": "yellow",
     "RUNNING": "cyan",
 }
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGHUP end this command as Ctrl-C does, in order; what ``nohup`` ignores is left alone."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def store_folder(project: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from repro.cli import common
-from repro.errors import RunNotFoundError, UsageError
+from repro.errors import InterruptedReplay, RunNotFoundError, UsageError
 from repro.record.values import Profile
 from repro.replay import diagnose
 from repro.replay.culprit import Finding
@@ -48,6 +48,7 @@ def command(
     """
     if not words:
         raise UsageError("nothing to diagnose", hint="repro diagnose last, or repro diagnose -- python train.py")
+    common.end_on_signals()
     asked = None
     if not _is_run(words):
         choices = request.Choices(changes, (), request.parse_seed(seed), determinism, threads)
@@ -61,7 +62,10 @@ def command(
     else:
         store = Store.create(common.store_folder(asked.root))
         common.say("repro: the first run", dim=True)
-        run_id = execute.execute(asked, store, execute.Options(to_stderr=as_json)).record.run_id
+        made = execute.execute(asked, store, execute.Options(to_stderr=as_json))
+        run_id = made.record.run_id
+        if made.outcome.state == "CANCELLED":
+            raise InterruptedReplay(f"interrupted: the run {run_id} is CANCELLED")
     how = diagnose.Asked(runs, as_json, allow_outside_writes, lambda text: common.say(text, dim=True))
     found = diagnose.diagnose(Store.create(store.folder), run_id, how)
     if as_json:

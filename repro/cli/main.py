@@ -131,8 +131,8 @@ def _failed(error: Any) -> int:
     return _say(str(error), error.hint, error.exit_code)
 
 
-def _interrupted(_error: Any) -> int:
-    return _say("interrupted", None, 130)
+def _interrupted(error: Any) -> int:
+    return _say(str(error.__cause__ or error) or "interrupted", None, 130)  # click has an error of its own for it
 
 
 def _unread(_error: Any) -> int:

@@ -82,6 +82,7 @@ def command(
         raise UsageError("--why makes its own replays: it goes with neither --times nor --until")
     if wants_narrow and times > 1:
         raise UsageError("--narrow makes its own replays: it does not go with --times")
+    common.end_on_signals()
     store = common.open_store()
     common.needs_runs(store)
     run_id = names.resolve(store, run)
@@ -156,6 +157,8 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "until": found.until,
         "environment": found.environment,
         "denied": found.denied,
+        "killed": found.killed,
+        "cut": found.cut,
     }
 
 
@@ -165,6 +168,8 @@ def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: di
         click.echo(f"  {found.reason}")
     if found.run_id is not None:
         click.echo(f"  {found.run_id} replays {found.replay_of}")
+    if found.cut is not None:
+        click.echo(f"  {found.cut}")
     if found.comparison is not None:
         _print_comparison(store, found, found.comparison)
     for line in _reasons(found):

@@ -23,9 +23,12 @@ class RunLimits(NamedTuple):
 
 
 class Over(NamedTuple):
-    """A limit that a job went beyond: which one, where it lies, and what was seen (seconds or bytes)."""
+    """A limit that a job went beyond: which one, where it lies, and what was seen (seconds or bytes).
 
-    what: Literal["time", "memory"]
+    ``enough`` is none: the job has gone as far as it is to.
+    """
+
+    what: Literal["time", "memory", "enough"]
     limit: float
     seen: float
 

@@ -7,8 +7,9 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 #: What a terminal sends goes to the whole process group, as it does there; the rest to the first process alone.
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _OF_A_SENDER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING = (*_OF_A_TERMINAL, signal.SIGTERM)
 _GRACE = 5.0
 _POLITE_TURNS = 50
 
@@ -89,6 +91,10 @@ class LocalProcess:
 
     #: Whether it was forked from a template.
     warm = False
+    #: Says, after so many seconds, that the job has gone as far as it is to: it is ended then.
+    enough: Callable[[float], bool] | None = None
+    #: So many seconds after it was told to end it is made to; None: it may take its time.
+    patience: float | None = None
 
     def __init__(
         self,
@@ -118,11 +124,11 @@ class LocalProcess:
         """
         pid = self._process.pid
         if pid is not None:
-            self._signals = _Signals(pid, self._channels)
+            self._signals = _Signals(pid, self._channels, self.patience)
             self._signals.begin()
-            if self._limits != RunLimits():
+            if self._limits != RunLimits() or self.enough is not None:
                 self._watchdog = watchdog.Watchdog(
-                    self._limits, self._members, lambda number: _signal_group(pid, number)
+                    self._limits, self._members, lambda number: _signal_group(pid, number), self.enough
                 )
                 self._watchdog.start()
         if self._gate is not None:
@@ -176,8 +182,10 @@ class LocalProcess:
 class _Signals:
     """Passes on to a job what is sent to us; what we were told to ignore (``nohup``) is left alone."""
 
-    def __init__(self, group: int, channels: Sequence[Channel]) -> None:
+    def __init__(self, group: int, channels: Sequence[Channel], patience: float | None = None) -> None:
         self.forwarded: list[int] = []
+        self._patience = patience
+        self._timer: threading.Timer | None = None
         self._group = group
         self._channels = channels
         self._before: dict[int, Any] = {}
@@ -199,13 +207,22 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _note(self, number: int) -> None:
+        self.forwarded.append(number)
+        if self._patience is not None and self._timer is None and number in _ENDING:
+            self._timer = threading.Timer(self._patience, _signal_group, (self._group, signal.SIGKILL))
+            self._timer.daemon = True
+            self._timer.start()
 
     def _to_group(self, number: int, _frame: Any) -> None:
-        self.forwarded.append(number)
+        self._note(number)
         _signal_group(self._group, number)
 
     def _to_first(self, number: int, _frame: Any) -> None:
-        self.forwarded.append(number)
+        self._note(number)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._group, number)
 

@@ -25,10 +25,18 @@ class Watchdog:
     """Watches from `start` to `end`, in a thread of its own.
 
     ``members`` are the processes of the job now, ``send`` sends them a signal. Time in which this process was stopped
-    (Ctrl-Z) does not count.
+    (Ctrl-Z) does not count. ``enough`` says, after so many seconds, that the job has gone far enough: it is
+    ended at once.
     """
 
-    def __init__(self, limits: RunLimits, members: Callable[[], Iterable[int]], send: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        limits: RunLimits,
+        members: Callable[[], Iterable[int]],
+        send: Callable[[int], object],
+        enough: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._enough = enough
         self._limits = limits
         self._members = members
         self._send = send
@@ -58,12 +66,17 @@ class Watchdog:
         if self._done.is_set():  # it ended by itself while we looked
             return
         self._over = over
+        if over.what == "enough":
+            self._send(signal.SIGKILL)
+            return
         self._send(signal.SIGTERM)
         if not self._done.wait(_GRACE):
             self._send(signal.SIGKILL)
 
     def _look(self, spent: float) -> Over | None:
         """Return the limit that is broken now."""
+        if self._enough is not None and self._enough(spent):
+            return Over("enough", spent, spent)
         most, memory = self._limits
         if most is not None and spent >= most:
             return Over("time", most, spent)
@@ -72,7 +85,8 @@ class Watchdog:
 
     def _pause(self, spent: float, looked: float) -> float:
         """Return how long to wait for the next look, after one that took so long."""
-        tick = _LONG_TICK if self._limits.memory is None else max(_TICK, looked / _SHARE)
+        is_idle = self._limits.memory is None and self._enough is None
+        tick = _LONG_TICK if is_idle else max(_TICK, looked / _SHARE)
         return tick if self._limits.time is None else max(0.001, min(tick, self._limits.time - spent))
 
 

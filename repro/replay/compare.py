@@ -251,7 +251,8 @@ def _tensor(a: dict[str, int] | None, b: dict[str, int] | None) -> str | None:
 
 def _files(a: list[FileDigest], b: list[FileDigest], extent: Extent) -> tuple[int, list[dict[str, Any]]]:
     before, after = ({item.path: item.digest for item in files} for files in (a, b))
-    names = sorted(before.keys() & after.keys() if extent == "common" else {*before, *after})
+    both = before.keys() & after.keys()
+    names = sorted({"whole": {*before, *after}, "first": {*before}, "common": both}[extent])
     faults = [
         {"path": name, "before": before.get(name), "after": after.get(name)}
         for name in names

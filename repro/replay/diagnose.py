@@ -121,7 +121,7 @@ class _Search:
 
     def _replay(self, **how: object) -> replay.Replayed:
         found = replay.replay(self.store, self.run_id, asked=replace(self.how, **how))  # type: ignore[arg-type]
-        if found.run_id is None or "writes outside" in (found.reason or ""):
+        if found.run_id is None or found.killed or "writes outside" in (found.reason or ""):
             raise NotReplayableError(found.reason or "it cannot be replayed", hint=found.hint)
         self.replays.append(found.run_id)
         return found

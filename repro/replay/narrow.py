@@ -48,9 +48,10 @@ def narrow(store: Store, run_id: str, plan: Plan, found: Replayed, asked: Asked)
     """
     recorded = replace(as_recorded(store.record(run_id)), environment=plan.environment, packages=plan.packages)
     before = [_trails(store, item) for item in (run_id, str(found.run_id))]
-    first = None if found.comparison is None else found.comparison.first_difference
+    compared = None if found.killed else found.comparison
+    first = None if compared is None else compared.first_difference
     if first is None:
-        return _not("no step differs" if found.comparison is not None else found.reason or "it could not be replayed")
+        return _not("no step differs" if compared is not None else found.reason or "it could not be replayed")
     if any("#" in process for item in before for process in item):
         return _not("several processes trained side by side, and which is which in two runs is not known")
     frames = [item[first.process].frames for item in before]

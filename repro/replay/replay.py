@@ -13,11 +13,11 @@ import msgspec
 
 from repro.base import clock
 from repro.capture import variables
-from repro.errors import EnvironmentMismatchError
+from repro.errors import EnvironmentMismatchError, InterruptedReplay
 from repro.record import differences
 from repro.record.differences import Difference
-from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict, was_limited
-from repro.replay import compare, environment, grade, restore
+from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
+from repro.replay import compare, cuts, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.replay.series import Extent
 from repro.run import execute, observed, profiles, resume
@@ -26,6 +26,8 @@ from repro.run.seal import Given
 from repro.store.store import Store
 
 _SHOWN = 5
+#: So many seconds has a replay to end once it was told to: what it would still do is of no use.
+_PATIENCE = 5.0
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +35,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tests`` has what COMPATIBLE rests on; ``until`` is the step at which the replay was to end. ``environment`` is
     what it ran in, ``denied`` what it wanted beyond its record and did not get (`hermetic`). ``killed`` says that it
-    was ended from outside: it tells nothing of the run.
+    was ended from outside: it tells nothing of the run. ``cut`` says where the run itself was, and with it the replay.
     """
 
     run_id: str | None
@@ -51,6 +53,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
     denied: list[str] = []
     killed: bool = False
+    cut: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
             (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
         result, denied = _run(store, record, restored, plan, asked, folder)
+        _go_on(result)
         return _judge(store, record, outcome, restored, result, asked, denied)
     except (restore.NotReplayableError, EnvironmentMismatchError) as error:
         return _not_replayable(record, str(error), error.hint)
@@ -116,7 +120,19 @@ def _obstacle(store: Store, record: Record, outcome: Outcome | None) -> tuple[st
         )
     if outcome is None and store.alive(record.run_id) == "RUNNING":
         return "the run is still going on", f"repro log {record.run_id}"
+    original = outcome or _unfinished(record, store.run_folder(record.run_id))
+    cut = cuts.of(original, store.run_folder(record.run_id))
+    if cut is not None and cuts.is_empty(original, cut):
+        return f"nothing to compare: the run was {original.state} before its first step, metric or line of output", None
     return None
+
+
+def _go_on(result: execute.Result) -> None:
+    """Raise InterruptedReplay where a replay was told to end; what was logged of it for others is taken away."""
+    if result.outcome.state == "CANCELLED":
+        for name in ("trace", "values"):
+            shutil.rmtree(result.folder / name, ignore_errors=True)
+        raise InterruptedReplay(f"interrupted: the replay {result.record.run_id} is CANCELLED and has no verdict")
 
 
 def _not_replayable(record: Record, reason: str, hint: str | None) -> Replayed:
@@ -145,7 +161,7 @@ def _run(
     request, variables = _request(record, restored, plan, asked), _environment(record, plan, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
-        options = _options(record, restored, plan, asked, place, variables)
+        options = _options(store, record, restored, plan, asked, place, variables)
         result = execute.execute(request, store, options)
         return result, place.denied(observed.read(result.folder), restored, result.folder)
 
@@ -186,7 +202,14 @@ def _trail(record: Record, plan: Plan, asked: Asked) -> TrailSchedule:
     return schedule if was_there or plan.environment == "current" else msgspec.structs.replace(schedule, enabled=False)
 
 
+def _cut(store: Store, record: Record) -> cuts.Cut | None:
+    """Return how far the run had come, where it was cut."""
+    folder = store.run_folder(record.run_id)
+    return cuts.of(store.outcome(record.run_id) or _unfinished(record, folder), folder)
+
+
 def _options(
+    store: Store,
     record: Record,
     restored: restore.Restored,
     plan: Plan,
@@ -195,6 +218,7 @@ def _options(
     variables: dict[str, str],
 ) -> execute.Options:
     recipe, project = record.recipe, record.circumstances["project"]
+    cut = _cut(store, record)
     return execute.Options(
         to_stderr=asked.to_stderr,
         quiet=asked.quiet,
@@ -212,7 +236,10 @@ def _options(
             "against": "" if asked.against is None else str(asked.against),
             "trace": asked.trace,
             "values": asked.values,
+            "cut": str(cut.folder / "trail") if cut is not None and cut.rows else "",
         },
+        enough=None if cut is None else cuts.until(cut),
+        patience=_PATIENCE,
     )
 
 
@@ -268,16 +295,20 @@ def _judge(
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
     seen = observed.read(result.folder)
-    ended = original.state in ("COMPLETED", "FAILED") and not was_limited(original)
-    extent: Extent = "whole" if ended else "first"
+    cut = cuts.of(original, before)
     stopped = asked.until is not None and bool(seen.stopped)
-    found = compare.compare(
-        (before, original), (result.folder, result.outcome), record.metrics, "common" if stopped else extent
-    )
+    sides = (before, original), (result.folder, result.outcome)
+    extent: Extent = "whole" if cut is None else "first" if cut.rows else "common"
+    found = cuts.compared(compare.compare(*sides, record.metrics, "common" if stopped else extent), cut)
+    killed = cuts.killed(original, result.outcome, observed.read(before), seen)
+    killed = None if found.verdict == "IDENTICAL" else killed
     tests: list[dict[str, Any]] = []
-    if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
-        found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
-    found = _overruled(found, seen, restored)
+    if killed is not None:
+        found = cuts.void(compare.compare(*sides, record.metrics, "common"), killed)
+    else:
+        if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
+            found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
+        found = _overruled(found, seen, restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
@@ -285,7 +316,7 @@ def _judge(
         reason=found.reason,
         hint=_hint(found),
         comparison=found,
-        differences=_differences(record, original, before, restored, result),
+        differences=[] if killed is not None else _differences(record, original, before, restored, result),
         notes=[note.replace(f"{restored.place}{os.sep}", "") for note in result.outcome.notes],
         gaps=_gaps(record, outcome),
         folder=str(restored.place) if asked.keep else None,
@@ -293,6 +324,8 @@ def _judge(
         until=asked.until if stopped else None,
         environment=_kind(result.record),
         denied=denied,
+        killed=killed is not None,
+        cut=None if cut is None else cuts.words(original, cut),
     )
     if asked.full is None:
         store.attach(_attachment(record, replayed, result))

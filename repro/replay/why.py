@@ -107,7 +107,9 @@ class _Search:
 
     def run(self) -> Why:
         """Replay unchanged once more, search, and prove what was found."""
-        if self.first.run_id is None or self.first.comparison is None or self.first.killed:
+        if self.first.killed:
+            return self._none("the replay was killed, and no cause is looked for", f"repro replay --why {self.run_id}")
+        if self.first.run_id is None or self.first.comparison is None:
             return self._none(self.first.reason or "it could not be replayed", self.first.hint)
         if self.first.verdict == "IDENTICAL":
             return self._none("the replay is identical: there is nothing to explain")
@@ -310,14 +312,19 @@ class _File:
 
 
 def agree(store: Store, record: Record, found: Sequence[Replayed]) -> bool:
-    """Say whether replays agree with one another, bit for bit; one that could not be started agrees with none."""
+    """Say whether replays agree with one another, bit for bit; one that could not be started agrees with none.
+
+    Those that were killed are left out.
+    """
     ends: list[tuple[Path, Outcome]] = []
     for item in found:
+        if item.killed:
+            continue
         outcome = None if item.run_id is None else store.outcome(item.run_id)
         if item.run_id is None or outcome is None:
             return False
         ends.append((store.run_folder(item.run_id), outcome))
-    return all(compare.compare(ends[0], end, record.metrics).verdict == "IDENTICAL" for end in ends[1:])
+    return bool(ends) and all(compare.compare(ends[0], end, record.metrics).verdict == "IDENTICAL" for end in ends[1:])
 
 
 def current_code(store: Store, record: Record) -> str:

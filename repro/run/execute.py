@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -45,7 +46,9 @@ class Options:
     ``overrides`` are variables that are set (or, with None, unset) whatever the profile says; ``job`` has further
     fields of the `Job`: where a replay ends early, what it looks at. ``start`` is where a continuation begins.
     ``elsewhere`` is an environment other than the current one.
-    ``launch`` is what starts it: `local.launch`, or one that has warm workers. ``limits`` end it.
+    ``launch`` is what starts it: `local.launch`, or one that has warm workers. ``limits`` end it. ``enough`` says, by
+    its folder and the seconds that it took, that it has gone as far as it is to; ``patience`` is how many seconds it
+    has to end once it was told to.
     """
 
     to_stderr: bool = False
@@ -62,6 +65,8 @@ class Options:
     elsewhere: Elsewhere | None = None
     launch: Callable[[local.Command], local.LocalProcess] = local.launch
     limits: RunLimits = RunLimits()  # noqa: RUF009  (never changed)
+    enough: Callable[[Path, float], bool] | None = None
+    patience: float | None = None
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -121,6 +126,9 @@ class _Execution:
         if self.process is None:
             self._launch()
         assert self.process is not None  # noqa: S101
+        self.process.patience = self.options.patience
+        if self.options.enough is not None:
+            self.process.enough = functools.partial(self.options.enough, self.folder)
         self.process.release()
         recover.recover(self.store)
         end = self.process.wait()
@@ -202,7 +210,7 @@ class _Execution:
             state=_state(end),
             started=self.started,
             exit_code=end.code,
-            signal_number=end.signal,
+            signal_number=None if _is_enough(end) else end.signal,
             reason=_reason(end),
             files=files,
             notes=[] if self.scanner is None else self.scanner.notes(),
@@ -241,6 +249,8 @@ def _state(end: local.End) -> State:
         return "CANCELLED"
     if end.lost:
         return "LOST"
+    if _is_enough(end):
+        return "COMPLETED"
     if end.over is not None:  # whatever it made of the signal
         return "TIMED_OUT" if end.over.what == "time" else "FAILED"
     return "COMPLETED" if end.code == 0 else "FAILED"
@@ -249,11 +259,17 @@ def _state(end: local.End) -> State:
 def _reason(end: local.End) -> str | None:
     if end.lost:
         return end.lost
+    if _is_enough(end):
+        return "ended by repro: it had gone as far as it was to"
     if end.over is not None and _ENDING.isdisjoint(end.forwarded):
         return _broken(end.over)
     if end.signal is not None:
         return f"ended by {signal.Signals(end.signal).name}"
     return None if end.code == 0 else f"exit code {end.code}"
+
+
+def _is_enough(end: local.End) -> bool:
+    return end.over is not None and end.over.what == "enough" and _ENDING.isdisjoint(end.forwarded)
 
 
 def _broken(over: Over) -> str:

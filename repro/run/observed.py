@@ -39,6 +39,16 @@ class Observed:
     streams: list[str] = field(default_factory=list)
     restarted: list[dict[str, Any]] = field(default_factory=list)
     network: list[str] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+    ended: set[int] = field(default_factory=set)
+
+    def unended(self, parent: int = 0) -> int:
+        """Return how many interpreters began and did not come to their end, less what ``parent`` has started itself.
+
+        Forked processes are no such: many end without a word.
+        """
+        began = {item["pid"] for item in self.processes if not item.get("forked") and item["parent"] != parent}
+        return len(began - self.ended)
 
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
@@ -134,6 +144,7 @@ def _numerics(found: Observed, event: dict[str, Any]) -> None:
 
 
 def _modules(found: Observed, event: dict[str, Any]) -> None:
+    found.ended.add(event["pid"])
     found.live_modules += event["live"]
     found.blind = sorted({*found.blind, *event["blind"]})
 
@@ -154,6 +165,7 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "stream": lambda found, event: found.streams.append(event["name"]),
     "network": lambda found, event: found.network.append(f"{event['host']}:{event['port']}"),
     "restarted": lambda found, event: found.restarted.append(event),
+    "killed": lambda found, event: found.killed.append(event["pid"]),
     "stopped": lambda found, event: found.stopped.append(event),
     "horizon-read": lambda found, _event: setattr(found, "horizon_read", True),
     "subset": lambda found, _event: setattr(found, "subset_asked", True),

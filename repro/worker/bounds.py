@@ -1,4 +1,4 @@
-"""Where a replay ends before its script does: after the step asked for, or at the first that is not as it was."""
+"""Where a replay ends before its script does: after a step, at the first that is not as it was, where it was cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ class Bounds:
         self._until = job.until
         self._observed = observed
         self._known = _counterpart(job.against, rows) if job.against else b""
+        self._most = len(_counterpart(job.cut, rows)) // form.ROW.size if job.cut else None
         self._row = 0
+
+    def before(self, step: int) -> None:
+        """End the process if the run was cut before this row; what it left after its last one is there by now."""
+        if self._most is not None and self._row >= self._most:
+            self._end("as far as the run had come", step)
 
     def check(self, step: int, optimizer: int, chain: bytes) -> None:
         """Take note of one more row, and end the process if it is the last one."""
@@ -40,7 +46,7 @@ class Bounds:
 
 def of(job: Job, observed: Lines, rows: str) -> Bounds | None:
     """Return the bounds of a job, or None where there are none."""
-    return Bounds(job, observed, rows) if job.until is not None or job.against else None
+    return Bounds(job, observed, rows) if job.until is not None or job.against or job.cut else None
 
 
 def _counterpart(folder: str, rows: str) -> bytes:

@@ -18,6 +18,8 @@ from repro.worker.job import Job, Lines
 #: Exit code of an interpreter whose supervisor died before the record was sealed: user code never ran.
 NOT_SEALED = 125
 
+_SIGKILL = 9
+
 _job: Job | None = None
 _observed: Lines | None = None
 _trail: Any = None
@@ -72,9 +74,26 @@ def start(folder: str) -> Job:
     if _job.trace is not None:
         _trace(_job)
     imports.when_imported("torch", lambda torch: _on_torch(torch, watcher.note_write))
+    if _job.cut and hasattr(sys.stdout, "reconfigure"):  # how far it has come shows in its output
+        sys.stdout.reconfigure(line_buffering=True)
+    _watch_children(_observed)
     atexit.register(_at_exit)
     os.register_at_fork(after_in_child=_forked)
     return _job
+
+
+def _watch_children(observed: Lines) -> None:
+    """Tell of children that were killed: who killed them, it was not the recipe."""
+    original = os.waitpid
+
+    def waitpid(pid: int, options: int) -> tuple[int, int]:
+        """Wait for a child, as `os.waitpid` does."""
+        found = original(pid, options)
+        if found[0] and os.WIFSIGNALED(found[1]) and os.WTERMSIG(found[1]) == _SIGKILL:
+            observed.event("killed", pid=found[0])
+        return found
+
+    setattr(os, "waitpid", waitpid)  # noqa: B010  (a module, to the type checker)
 
 
 def _trace(job: Job) -> None:
@@ -171,7 +190,7 @@ def _look_at_end() -> None:
         return
     from repro.worker import modules
 
-    _observed.event("modules", **modules.origins(_job))
+    _observed.event("modules", pid=os.getpid(), **modules.origins(_job))
     torch = sys.modules.get("torch")
     if torch is not None:
         from repro.worker.determinism import numerics

@@ -42,6 +42,7 @@ class Job:
     horizon: dict[str, int] = field(default_factory=dict)
     until: int | None = None
     against: str = ""
+    cut: str = ""
     trace: int | None = None
     values: dict[str, Any] | None = None
     resume: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -182,6 +182,8 @@ class Trail:
 
     def _finish(self, known: Known, flags: int, generators: int, entry: list[Any]) -> None:
         """Write the row of a step, and begin the next one."""
+        if self._bounds is not None:
+            self._bounds.before(known.step)
         if known.skipped and flags & form.FULL:
             flags |= form.SKIPPED
         batches = self._batches
