@@ -13,9 +13,10 @@ import msgspec
 from repro.errors import ReproError, UsageError
 from repro.record.differences import Difference
 from repro.record.values import Outcome, Record
-from repro.replay import compare, environment, restore
+from repro.replay import compare, cuts, environment, restore
 from repro.replay.plan import Plan, PutBack, Repackage, Step, Unset, as_recorded, rebuild, steps
 from repro.replay.replay import Asked, Replayed, replay
+from repro.replay.series import Extent
 from repro.store.store import Store
 
 T = TypeVar("T")
@@ -314,8 +315,10 @@ class _File:
 def agree(store: Store, record: Record, found: Sequence[Replayed]) -> bool:
     """Say whether replays agree with one another, bit for bit; one that could not be started agrees with none.
 
-    Those that were killed are left out.
+    Those that were killed are left out. Of a run that was cut, replays end within moments of one another.
     """
+    original = store.outcome(record.run_id)
+    extent: Extent = "common" if original is None or cuts.is_cut(original) else "whole"
     ends: list[tuple[Path, Outcome]] = []
     for item in found:
         if item.killed:
@@ -324,7 +327,9 @@ def agree(store: Store, record: Record, found: Sequence[Replayed]) -> bool:
         if item.run_id is None or outcome is None:
             return False
         ends.append((store.run_folder(item.run_id), outcome))
-    return bool(ends) and all(compare.compare(ends[0], end, record.metrics).verdict == "IDENTICAL" for end in ends[1:])
+    return bool(ends) and all(
+        compare.compare(ends[0], end, record.metrics, extent).verdict == "IDENTICAL" for end in ends[1:]
+    )
 
 
 def current_code(store: Store, record: Record) -> str:
