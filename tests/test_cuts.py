@@ -270,7 +270,7 @@ for step in range(60):
 def test_a_run_that_was_cut_is_replayed_to_its_cut(project: Project, how: str) -> None:
     """The replay ends after the last step that the run had, and IDENTICAL is said of that; in a shell's loop too."""
     project.write("train.py", TRAIN)
-    command = ["python", "train.py"] if how == "lost" else ["bash", "-c", "for i in 1 2; do python train.py; done"]
+    command = ["python", "train.py"] if how == "cancelled" else ["bash", "-c", "for i in 1 2; do python train.py; done"]
     process = start(project, "run", *METRIC, "--", *command)
     wait_for(has_said(project, 1, "step=4"))
     os.kill(process.pid, signal.SIGINT if how == "cancelled" else signal.SIGKILL)

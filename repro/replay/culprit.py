@@ -16,6 +16,8 @@ from repro.replay.traces import OWN, Event, Fork, Side, Stream, call, read
 Kind = Literal["operator", "seed", "draw", "order", "input", "control"]
 #: What was read so few lines before a seed, or a tensor, is taken to have made its value.
 _NEAR = 5
+#: What took entropy for numpy, and tells of it as of its own seed: some of it is thrown away.
+_NUMPY = "numpy, without a seed,"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ class _Case:
         """Return what the user's code read near an event that differs in every run: the clock, the process's number."""
         events = (item for stream in self.streams if _kind(stream) in ("context", "source") for item in stream.one)
         near = [item["n"] for item in events if item["t"] <= event["t"] and _is_near(item["at"], event["at"])]
-        near = [name for name in near if not (event.get("entropy") or event.get("k") == "source")]
+        near = [name for name in near if name != _NUMPY and not event.get("entropy") and event.get("k") != "source"]
         return f"; {near[-1]} was read there" if near else ""
 
     def _parted(self) -> Finding:

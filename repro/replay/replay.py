@@ -20,7 +20,7 @@ from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verd
 from repro.replay import compare, cuts, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.replay.series import Extent
-from repro.run import execute, observed, profiles, resume
+from repro.run import execute, observed, profiles, recover, resume
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
@@ -90,6 +90,8 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
     asked = asked or Asked()
     record = store.record(run_id)
     plan = plan or as_recorded(record)
+    if store.outcome(run_id) is None:  # how far it had come is known once its files are at rest
+        recover.recover(store)
     outcome = store.outcome(run_id)
     obstacle = _obstacle(store, record, outcome)
     if obstacle is not None:

@@ -82,7 +82,8 @@ class _Numpys:
         more: dict[str, Any] = {}
         if isinstance(entropy, int) and entropy in self._teller.taken:
             more = {"taken": digest(str(entropy)), "at": self._teller.taken[entropy] if given is not None else None}
-        self._teller.seeded(generator._repro_name, name, None if more else given, state_of(bits), **more)
+        seed = STATE if given is bits else given  # a bit generator: it says nothing by its looks
+        self._teller.seeded(generator._repro_name, name, None if more else seed, state_of(bits), **more)
 
     def _drawing(self, base: Any, original: Any, name: str) -> Any:
         teller = self._teller
