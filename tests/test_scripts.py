@@ -303,8 +303,8 @@ def test_timing_metrics_are_listed_and_not_compared(project: Project) -> None:
 
 
 def test_without_anything_to_compare_there_is_no_identity(project: Project) -> None:
-    """A script that leaves no step, metric or file is NOT_REPLAYABLE, exit 4; one that writes a file compares it."""
-    project.write("nothing.py", "print('hello')\n")
+    """A script that leaves no step, metric, output or file is NOT_REPLAYABLE, exit 4; a file is compared."""
+    project.write("nothing.py", "pass\n")
     project.run("--", "python", "nothing.py")
     found = project.replay(check=4)
     assert found["verdict"] == "NOT_REPLAYABLE"

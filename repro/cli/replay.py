@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from repro.capture import program
 from repro.cli import common, plot
 from repro.errors import UsageError
 from repro.record.values import Record
@@ -91,8 +92,7 @@ def command(
     plan = replace(changed(as_recorded(record), record, changes), environment=environment)
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
-        if record.recipe.sources:
-            installed = ", ".join(sorted(record.recipe.sources))
+        if installed := ", ".join(sorted(record.recipe.sources.keys() - {program.NAME})):
             common.say(f"repro: installed editable from outside the project, and replayed as recorded: {installed}")
     if environment != "container" and (engine or base):
         raise UsageError("--engine and --base are for --env container")
@@ -146,7 +146,11 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "differences": found.differences,
         "compared": None
         if compared is None
-        else {"frames": compared.frames, "points": compared.points, "artifacts": compared.artifacts},
+        else {
+            name: getattr(compared, name)
+            for name in ("frames", "points", "artifacts", "lines", "equal_files", "failure")
+        },
+        "output": None if compared is None else compared.output,
         "metrics": {} if compared is None else compared.metrics,
         "not_compared": [] if compared is None else compared.not_compared,
         "files": [] if compared is None else compared.files,
@@ -200,8 +204,11 @@ def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
 
 
 def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> None:
-    counts = [(compared.frames, "step"), (compared.points, "metric point"), (compared.artifacts, "artifact")]
-    click.echo("  compared: " + ", ".join(common.count(*item) for item in counts))
+    click.echo(f"  compared: {_counts(compared)}")
+    if compared.output is not None:
+        click.echo(f"  standard output, line {compared.output.line}:")
+        click.echo(f"    then: {'(no more lines)' if compared.output.before is None else compared.output.before}")
+        click.echo(f"    now:  {'(no more lines)' if compared.output.after is None else compared.output.after}")
     if compared.first_difference is not None:
         click.echo(f"  first difference: {_place(compared.first_difference)}")
     _print_metrics(compared)
@@ -209,6 +216,15 @@ def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> No
         curves = metrics.series(store.run_folder(found.replay_of)), metrics.series(store.run_folder(found.run_id))
         for line in plot.parting(*curves, names=list(compared.metrics)):
             click.echo(f"  {line}")
+
+
+def _counts(compared: Any) -> str:
+    """Say how much was compared; what counts only where there is no trail is named where there is some."""
+    counts = [(compared.frames, "step"), (compared.points, "metric point"), (compared.artifacts, "artifact")]
+    more = [(compared.lines, "line"), (compared.equal_files, "file")]
+    words = [common.count(*item) for item in counts if item[0] or not any(number for number, _ in more)]
+    words += [f"{common.count(*item)}{' of output' * (item[1] == 'line')}" for item in more if item[0]]
+    return ", ".join([*words, *([] if compared.failure is None else [f"the failure ({compared.failure})"])])
 
 
 def _test(test: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from repro.cli import common
 from repro.engines.limits import RunLimits, seconds, size
 from repro.errors import UsageError
 from repro.record.values import Profile, Record
-from repro.run import execute, request, resume
+from repro.run import execute, request, resume, seal
 from repro.store import names
 from repro.store.store import Store
 
@@ -118,7 +118,8 @@ def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
         start=start,
         limits=limits,
     )
-    return _finish(execute.execute(resume.request_of(start.record), store, options), as_json)
+    again = dataclasses.replace(resume.request_of(start.record), program=seal.program_of(start.record.recipe, store))
+    return _finish(execute.execute(again, store, options), as_json)
 
 
 def _announce(record: Record, said: list[str], seed_given: bool) -> None:

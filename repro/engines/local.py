@@ -30,9 +30,9 @@ _POLITE_TURNS = 50
 class Command(NamedTuple):
     """What is to be started for the job of ``folder``.
 
-    It reads our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and ``stderr.log`` in
-    ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with ``quiet`` nothing),
-    through a terminal where ours is one. A ``gated`` interpreter waits for `LocalProcess.release`.
+    It reads ``stdin``, else our standard input, or nothing if it is ``silent``. Its output goes to ``stdout.log`` and
+    ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with
+    ``quiet`` nothing), through a terminal where ours is one. A ``gated`` interpreter waits for `LocalProcess.release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
     ``limits`` count from its release on.
     """
@@ -44,6 +44,7 @@ class Command(NamedTuple):
     gated: bool
     to_stderr: bool = False
     silent: bool = False
+    stdin: bytes | None = None
     quiet: bool = False
     listener: Listener | None = None
     limits: RunLimits = RunLimits()
@@ -268,12 +269,13 @@ def launch(command: Command) -> LocalProcess:
     if read_end is not None:
         variables["REPRO_GATE"] = str(read_end)
     channels = command.channels()
+    standard_input = _standard_input(command)
     try:
         process = subprocess.Popen(
             command.words,
             cwd=command.cwd,
             env=variables,
-            stdin=subprocess.DEVNULL if command.silent else None,
+            stdin=standard_input,
             stdout=channels[0].child,
             stderr=channels[1].child,
             pass_fds=[read_end] if read_end is not None else (),
@@ -285,7 +287,20 @@ def launch(command: Command) -> LocalProcess:
             channel.start()
         if read_end is not None:
             os.close(read_end)
+        if standard_input is not None and standard_input >= 0:
+            os.close(standard_input)
     return LocalProcess(process, write_end, channels, command.limits)
+
+
+def _standard_input(command: Command) -> int | None:
+    """Return what a command has as its standard input, as `subprocess.Popen` takes it."""
+    if command.stdin is None:
+        return subprocess.DEVNULL if command.silent else None
+    descriptor = os.memfd_create("stdin")
+    with open(os.dup(descriptor), "wb") as handle:
+        handle.write(command.stdin)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def become_subreaper() -> None:

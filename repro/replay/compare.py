@@ -10,9 +10,12 @@ import msgspec
 
 from repro.record import trail as form
 from repro.record.values import FileDigest, MetricSpec, Outcome, Verdict
-from repro.replay import series
+from repro.replay import series, stdout
+from repro.replay.outputs import Contents, pair
 from repro.replay.series import Extent
-from repro.run import metrics, trails
+from repro.run import metrics, observed, trails
+
+NOTHING = "nothing to compare: no step or backward pass, no metric, no file, and no output beside times"
 
 
 class LoaderDifference(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,7 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What was compared, what was found, and what was left out.
 
+    ``lines`` of standard output, ``equal_files`` and a ``failure`` that recurs count where nothing else does.
     ``metrics`` has those that differ; ``last`` the last value of every compared metric on both sides; ``ended_alike``
     says whether both came to the same end, ``only_artifacts`` whether nothing but artifacts differs, ``only_metric``
     whether one metric alone does.
@@ -52,6 +56,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     points: int
     artifacts: int
+    lines: int
+    equal_files: int
+    failure: str | None
+    output: stdout.OutputDifference | None
     metrics: dict[str, Any]
     last: dict[str, tuple[float | None, float | None]]
     not_compared: list[str]
@@ -62,35 +70,50 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    a: tuple[Path, Outcome], b: tuple[Path, Outcome], declared: Mapping[str, MetricSpec], extent: Extent = "whole"
+    a: tuple[Path, Outcome],
+    b: tuple[Path, Outcome],
+    declared: Mapping[str, MetricSpec],
+    extent: Extent = "whole",
+    *,
+    moved: str = "",
+    contents: Contents | None = None,
 ) -> Comparison:
-    """Compare two runs (folder and outcome) bit for bit; the verdict is IDENTICAL, DIFFERENT or NOT_REPLAYABLE."""
+    """Compare two runs (folder and outcome) bit for bit; the verdict is IDENTICAL, DIFFERENT or NOT_REPLAYABLE.
+
+    Where there is no trail, standard output decides as well; where there is nothing else, so do the files that were
+    left (docs/adr/0029-runs-without-a-trail.md). ``moved`` is a folder that stands for the root of the disk in the
+    second run; ``contents`` finds what the files have in them.
+    """
     frames, first, uneven = _trails(trails.read(a[0]), trails.read(b[0]), extent)
     if first is not None and first.column == form.COLUMNS[form.BATCH]:
         first = msgspec.structs.replace(first, loader=_loader(trails.of_workers(a[0]), trails.of_workers(b[0])))
     before, after = metrics.series(a[0]), metrics.series(b[0])
-    points, changed, left_out = series.compare(before, after, declared, extent)
-    equal_points = points - sum(min(len(before.get(name, ())), len(after.get(name, ()))) for name in changed)
+    points, changed, left_out, equal_points = series.compare(before, after, declared, extent)
     artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts, extent)
-    outputs, output_faults = _files(a[1].outputs, b[1].outputs, extent)
+    printed = stdout.Compared(0, None) if frames or first or uneven else _printed(a[0], b[0], extent, moved)
+    is_bare = not (frames or points or artifacts)
+    outputs, output_faults = pair(a[1].outputs, b[1].outputs, extent, contents if is_bare else None)
+    failures = _failures(a, b) if is_bare and extent == "whole" else None
     ended_alike = extent != "whole" or (a[1].exit_code, a[1].signal) == (b[1].exit_code, b[1].signal)
-    others_equal = (
-        ended_alike and not (first or uneven or artifact_faults) and bool(frames or artifacts or equal_points)
-    )
-    only_metric = len(changed) == 1 and others_equal
-    what = "metric {} alone differs, all else that was compared is equal" if only_metric else "metric {} differs"
     reasons = [
         *uneven,
-        *(what.format(name) for name in changed),
+        *(f"metric {name} differs" for name in changed),
         *(f"artifact {item['path']} differs" for item in artifact_faults),
+        *([] if printed.difference is None else [f"standard output differs at line {printed.difference.line}"]),
+        *([] if ended_alike else [f"it ended with {_end(a[1])}, now with {_end(b[1])}"]),
+        *([f"output {item['path']} differs" for item in output_faults] if is_bare else []),
+        *(
+            []
+            if failures is None or failures[0] == failures[1]
+            else [f"it failed with {failures[0]}, now {failures[1]}"]
+        ),
     ]
-    if not ended_alike:
-        reasons.append(f"it ended with {_end(a[1])}, now with {_end(b[1])}")
-    if not (frames or points or artifacts):
-        reasons += [f"output {item['path']} differs" for item in output_faults]
+    only_metric = len(changed) == 1 == len(reasons) and not first and bool(frames or artifacts or equal_points)
+    if only_metric:
+        reasons = [f"metric {next(iter(changed))} alone differs, all else that was compared is equal"]
     verdict: Verdict = "DIFFERENT" if first or reasons else "IDENTICAL"
-    if verdict == "IDENTICAL" and not (frames or points or artifacts or outputs):
-        verdict, reasons = "NOT_REPLAYABLE", ["nothing to compare: no step of an optimizer, no metric, no file"]
+    if verdict == "IDENTICAL" and is_bare and not (printed.lines or outputs or failures):
+        verdict, reasons = "NOT_REPLAYABLE", [NOTHING]
     return Comparison(
         verdict=verdict,
         reason="; ".join(reasons) or None,
@@ -98,6 +121,10 @@ def compare(
         frames=frames,
         points=points,
         artifacts=artifacts,
+        lines=printed.lines,
+        equal_files=outputs if is_bare else 0,
+        failure=None if failures is None or failures[0] != failures[1] else failures[0],
+        output=printed.difference,
         metrics=changed,
         last={
             name: (metrics.final(before.get(name, ())), metrics.final(after.get(name, ())))
@@ -109,6 +136,20 @@ def compare(
         only_artifacts=bool(artifact_faults) and not (first or uneven or changed),
         only_metric=only_metric,
     )
+
+
+def _printed(a: Path, b: Path, extent: Extent, moved: str) -> stdout.Compared:
+    processes = len(observed.read(a).processes)
+    logs = a / "stdout.log", b / "stdout.log"
+    return stdout.compare(*logs, moved=moved, extent=extent, in_order=processes < 2)  # noqa: PLR2004
+
+
+def _failures(a: tuple[Path, Outcome], b: tuple[Path, Outcome]) -> tuple[str, str] | None:
+    """Return what two runs failed with, where both did: the last line of their errors (an exception, mostly)."""
+    if not a[1].state == b[1].state == "FAILED":
+        return None
+    ends = [stdout.last_line(folder / "stderr.log") for folder, _ in (a, b)]
+    return (ends[0] or _end(a[1]), ends[1] or _end(b[1]))
 
 
 def _end(outcome: Outcome) -> str:

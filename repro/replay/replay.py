@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -11,16 +12,16 @@ from typing import Any, cast
 
 import msgspec
 
-from repro.base import clock
+from repro.base import clock, digest
 from repro.capture import variables
 from repro.errors import EnvironmentMismatchError, InterruptedReplay
 from repro.record import differences
 from repro.record.differences import Difference
-from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
+from repro.record.values import Attachment, FileDigest, Outcome, Record, TrailSchedule, Verdict
 from repro.replay import compare, cuts, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.replay.series import Extent
-from repro.run import execute, observed, profiles, recover, resume
+from repro.run import execute, observed, profiles, recover, resume, seal
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
@@ -160,7 +161,7 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 def _run(
     store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
 ) -> tuple[execute.Result, list[str]]:
-    request, variables = _request(record, restored, plan, asked), _environment(record, plan, asked.say)
+    request, variables = _request(store, record, restored, plan, asked), _environment(record, plan, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(store, record, restored, plan, asked, place, variables)
@@ -168,7 +169,7 @@ def _run(
         return result, place.denied(observed.read(result.folder), restored, result.folder)
 
 
-def _request(record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> Request:
+def _request(store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> Request:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
     launch = record.circumstances["launch"]
@@ -192,6 +193,7 @@ def _request(record: Record, restored: restore.Restored, plan: Plan, asked: Aske
         trail=_trail(record, plan, asked),
         epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
         data_share=recipe.budget.get("data"),
+        program=seal.program_of(recipe, store),
     )
 
 
@@ -300,8 +302,14 @@ def _judge(
     cut = cuts.of(original, before)
     stopped = asked.until is not None and bool(seen.stopped)
     sides = (before, original), (result.folder, result.outcome)
+    root = Path(record.circumstances["project"]["root"])
+    about: dict[str, Any] = {
+        "moved": str(restored.place).removesuffix(str(root)),
+        "contents": _Contents(store, root, restored.place),
+    }
     extent: Extent = "whole" if cut is None else "first" if cut.rows else "common"
-    found = cuts.compared(compare.compare(*sides, record.metrics, "common" if stopped else extent), cut)
+    found = compare.compare(*sides, record.metrics, "common" if stopped else extent, **about)
+    found = cuts.compared(found, cut)
     killed = cuts.killed(original, result.outcome, observed.read(before), seen)
     killed = None if found.verdict == "IDENTICAL" else killed
     tests: list[dict[str, Any]] = []
@@ -325,13 +333,29 @@ def _judge(
         tests=tests,
         until=asked.until if stopped else None,
         environment=_kind(result.record),
-        denied=denied,
+        denied=[*denied, *(f"a write to {path}" for path in seen.refused)],
         killed=killed is not None,
         cut=None if cut is None else cuts.words(original, cut),
     )
     if asked.full is None:
         store.attach(_attachment(record, replayed, result))
     return replayed
+
+
+class _Contents:
+    """Finds the bytes of files that a run (where it stood, or in the store) and its replay (in its folder) left."""
+
+    def __init__(self, store: Store, root: Path, place: Path) -> None:
+        self._store, self._folders = store, (root, place)
+
+    def __call__(self, side: int, item: FileDigest) -> Path | None:
+        """Return a file that has these bytes now."""
+        kept = [] if item.digest is None else [self._store.objects.path(item.digest)]
+        for path in [self._folders[side] / item.path, *kept]:
+            with contextlib.suppress(OSError):
+                if path.is_file() and digest.of_file(path) == item.digest:
+                    return path
+        return None
 
 
 def _kind(record: Record) -> dict[str, Any]:
@@ -346,7 +370,7 @@ def _overruled(found: compare.Comparison, seen: observed.Observed, restored: res
     if seen.live_modules:
         name, path = seen.live_modules[0]
         reason = f"the module {name} was imported from {path}, not from the recorded code"
-    elif seen.refused:
+    elif found.verdict != "IDENTICAL" and seen.refused:
         reason = f"the run writes outside its folder: {seen.refused[0]}"
     elif found.verdict != "IDENTICAL" and restored.lost:
         reason = f"{restored.lost[0]} is not what it was when the run read it, and nobody kept it"

@@ -36,11 +36,15 @@ _MEASURES = re.compile(
 
 
 class Compared(NamedTuple):
-    """How the metrics of two runs compare: points, the metrics that differ (first unequal point), those left out."""
+    """How the metrics of two runs compare: points, the metrics that differ (first unequal point), those left out.
+
+    ``equal_points`` are those of metrics that do not differ.
+    """
 
     points: int
     changed: dict[str, Any]
     left_out: list[str]
+    equal_points: int
 
 
 def compare(
@@ -51,7 +55,7 @@ def compare(
 ) -> Compared:
     """Compare all metrics of two runs; measures of time are left out, by their names or by their points."""
     left_out = {name for name in {*a, *b} if not is_compared(name, declared)}
-    count = 0
+    count = equal = 0
     changed = {}
     for name in sorted({*a, *b} - left_out):
         before, after = a.get(name, ()), b.get(name, ())
@@ -62,7 +66,9 @@ def compare(
         count += min(len(before), len(after))
         if fault is not None:
             changed[name] = fault
-    return Compared(count, changed, sorted(left_out))
+        else:
+            equal += min(len(before), len(after))
+    return Compared(count, changed, sorted(left_out), equal)
 
 
 def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:

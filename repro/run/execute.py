@@ -164,6 +164,7 @@ class _Execution:
                     to_stderr=self.options.to_stderr,
                     quiet=self.options.quiet,
                     silent=self.options.given is not None,
+                    stdin=self.asked.program,
                     listener=self.scanner,
                     limits=self.options.limits,
                 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.capture import interpreter, root
+from repro.capture import interpreter, program, root
 from repro.errors import UsageError
 from repro.record import seeds
 from repro.record.values import MetricSpec, Profile, SeedPlan, TrailSchedule
@@ -29,7 +29,7 @@ class Request:
     ``root`` is the user's project; ``place`` is where the run happens: the same, or a materialised folder.
     ``cwd`` is relative to the root, None where the user stands outside it (then ``outside`` says where).
     ``epochs`` is the budget of a run that ends before its horizon, ``data_share`` that of one that trains on a part
-    of its data, in millionths.
+    of its data, in millionths. ``program`` is what the command reads from standard input as its code.
     """
 
     root: Path
@@ -51,6 +51,7 @@ class Request:
     trail: TrailSchedule = field(default_factory=TrailSchedule)
     epochs: int | None = None
     data_share: int | None = None
+    program: bytes | None = None
 
     @property
     def working_folder(self) -> Path:
@@ -139,6 +140,7 @@ def of_command(command: Sequence[str], choices: Choices) -> Request:
         seed_given=choices.seed is not None,
         profile=choices.profile or "warn",
         threads=choices.threads,
+        program=program.on_standard_input(command),
     )
 
 

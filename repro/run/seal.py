@@ -16,7 +16,7 @@ from repro import __version__
 from repro.base import clock
 from repro.capture import code as code_capture
 from repro.capture import data as data_capture
-from repro.capture import git, hardware, lock, packages, providers, variables
+from repro.capture import git, hardware, lock, packages, program, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.environments import wheels
@@ -82,6 +82,9 @@ def capture(
         found = installed.result()
         sources = _sources(found, request, store, code.gaps) if given is None else _given_sources(given)
         codes = _source_codes(sources, store) if given is None else _given_codes(given, request, store)
+        if request.program is not None and given is None:
+            sources[program.NAME] = store.folder / "program"
+            codes[program.NAME] = _program(request.program, store)
         facts = circumstances.result()
     cache.save()
     argv, redacted = words_of(request, environment)
@@ -111,7 +114,7 @@ def capture(
         *found.gaps,
         *settings.gaps,
         *redacted,
-        *_input_gap(),
+        *(_input_gap() if request.program is None else ()),
         *_provider_gaps(facts),
         *_trail_gap(python),
     ]
@@ -242,6 +245,17 @@ def _sources(found: packages.Environment, request: Request, store: Store, gaps: 
 
 def _given_sources(given: Given) -> dict[str, Path]:
     return {name: Path(given.project["sources"][name]) for name in given.sources}
+
+
+def _program(text: bytes, store: Store) -> code_capture.Code:
+    """Capture the program of standard input as a tree of its own."""
+    return code_capture.Code(store.code.snapshot_of(program.NAME, text), Layout([], {}, complete=True), {}, [], [])
+
+
+def program_of(recipe: Recipe, store: Store) -> bytes | None:
+    """Return the program that a run of this recipe reads from standard input; None where it reads none."""
+    tree = recipe.sources.get(program.NAME)
+    return None if tree is None else store.code.read(tree, program.NAME)
 
 
 def _source_codes(sources: Mapping[str, Path], store: Store) -> dict[str, code_capture.Code]:

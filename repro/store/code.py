@@ -128,6 +128,13 @@ class CodeRepository:
             index.unlink()  # it is only a cache; a damaged one, or one of lost objects, is made anew
             return self._snapshot(root, index, wanted, (lock,))
 
+    def snapshot_of(self, name: str, data: bytes) -> str:
+        """Capture bytes that are no file of the disk; return the id of a tree that has them under ``name``."""
+        self.create()
+        blob = self._git("hash-object", "-w", "--stdin", stdin=data).strip()
+        entry = b"100644 blob " + blob + b"\t" + os.fsencode(name) + b"\0"
+        return "git:" + self._git("mktree", "-z", stdin=entry).decode().strip()
+
     def _snapshot(self, root: Path, index: Path, wanted: list[bytes], held: tuple[int, ...] = ()) -> str:
         """Bring an index up to date and write its tree; git goes on holding ``held`` where we die meanwhile."""
         if index.exists():

@@ -1,8 +1,9 @@
 """What went into the networks since the last step: the batch column and the loss column.
 
 Every module call is seen; only outermost calls that may train count: of a network in training mode, or with gradients
-on (a network can be trained in eval mode). Of their arguments, tensors that need no gradient are the batch: what needs
-one was computed here, and belongs to a later column.
+on (a network can be trained in eval mode). Of their arguments, tensors that need no gradient are the batch, and leaves
+that do (the points of a physics-informed network, the images of an attack): what else needs one was computed here, and
+belongs to a later column, as parameters do.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Batches:
         self._roots: dict[int, weakref.ref[torch.nn.Module]] = {}
 
     def install(self) -> None:
-        """Watch the calls of all modules, and the backward passes.
+        """Watch the calls of all modules.
 
         Not by torch's global module hooks: with one of them, every call of every module takes torch's slow path, which
         costs 3 us a call, some percent of a small network's step (docs/adr/0007-module-calls.md). Calls from other
@@ -71,7 +72,6 @@ class Batches:
                 self._inside = False
 
         torch.nn.Module.__call__ = call  # type: ignore[method-assign]
-        self._on_backward()
 
     def roots(self) -> list[torch.nn.Module]:
         """Return the modules that were called from outside of any other, in the order of their first calls."""
@@ -88,15 +88,18 @@ class Batches:
         for leaf in args if simple else leaves((args, kwargs)):
             if not isinstance(leaf, torch.Tensor):
                 batch.append(of_value(leaf))
-            elif not leaf.requires_grad:
+            elif not leaf.requires_grad or (leaf.is_leaf and not isinstance(leaf, torch.nn.Parameter)):
                 batch.append(bits.of_argument(leaf))
         if len(batch) > _MOST_DIGESTS:  # a script may call its networks for days and never step
             self.batch = [bits.combine(batch)]
 
     def backward(self, tensors: Any) -> None:
         """Take the bits of the losses that a backward pass starts from."""
-        for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
-            self.loss.append(bits.digest(tensor))
+        try:
+            for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
+                self.loss.append(bits.digest(tensor))
+        except Exception:
+            self.hidden = True
         if len(self.loss) > _MOST_DIGESTS:
             self.loss = [bits.combine(self.loss)]
 
@@ -107,20 +110,6 @@ class Batches:
         if self.loss:
             self.loss = []
         self.hidden = False
-
-    def _on_backward(self) -> None:
-        original = torch.autograd.backward
-
-        @functools.wraps(original)
-        def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            if not _is_compiling():
-                try:
-                    self.backward(tensors)
-                except Exception:
-                    self.hidden = True
-            original(tensors, *args, **kwargs)
-
-        torch.autograd.backward = backward
 
 
 def _forget(roots: dict[int, Any], key: int, reference: Any) -> None:

@@ -47,6 +47,8 @@ class Known:
         size = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
         self.every = form.stride(4 * len(self.parameters), 5 * size, budget_us=job.trail["budget_us"])
 
+        self.line = self.table_line(optimizer)
+
     def kind(self, schedule: Any) -> int:
         """Return what the frame of this step is, FULL and DEEP or neither, as flags."""
         at = self.step % _AHEAD

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from repro.record import trail as form
 from repro.worker import bits, bounds
+from repro.worker.backward import Passes
 from repro.worker.batches import Batches
 from repro.worker.determinism import numerics, threadpools
 from repro.worker.generators import Generators
@@ -84,6 +85,7 @@ class Trail:
     def install(self) -> None:
         """Register the hooks."""
         self._batches.install()
+        Passes(self._batches.backward, self._after_pass).install()
         register_optimizer_step_pre_hook(self._before)
         register_optimizer_step_post_hook(self._after)
         when_imported("torch._dynamo.variables.optimizer", self._note_compiled)
@@ -109,6 +111,14 @@ class Trail:
                     self._look_after(optimizer, known, flags, generators, entry)
         except Exception as error:
             self._failed(error)
+
+    def _after_pass(self, update: Any) -> None:
+        """Write the row of a backward pass that no optimizer's step follows; its update shows in the next row.
+
+        ``update`` (`ManualUpdate`) has what is read of an optimizer.
+        """
+        self._before(update, (), {})
+        self._after(update, (), {})
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
@@ -229,8 +239,11 @@ class Trail:
         self._count += known is None and earlier is None
         key = id(optimizer)
         self._optimizers[key] = weakref.ref(optimizer, functools.partial(_forget, self._optimizers, key)), fresh
-        if earlier is not None and fresh.table_line(optimizer) == earlier["line"]:
+        line = fresh.table_line(optimizer)
+        if earlier is not None and line == earlier["line"]:
             fresh.table = earlier["table"]
+        elif known is not None and line == known.line:  # a manual update may make new leaves at each step
+            fresh.table = known.table
         else:
             self._write_table(fresh, optimizer)
         return fresh
