@@ -188,8 +188,10 @@ def test_ctrl_c_on_a_terminal_reaches_the_script(project: Project) -> None:
     """Ctrl-C typed on the terminal interrupts the script once, as under plain python; it ends by it, exit 130."""
     project.write(
         "a.py",
-        "import time\nopen('ready', 'w').close()\n"
-        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n    raise\n",
+        "import time\n"
+        "try:\n    open('ready', 'w').close()\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+        "    raise\n",
     )
     pid, master = pty.fork()
     if pid == 0:
