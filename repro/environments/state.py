@@ -48,7 +48,7 @@ def look(python: Interpreter, root: Path, record: Record | None) -> State:
         if item.editable is None and os.path.exists(path):
             files += len(drift.read(path))
             edited += _edited(item, drift.edited(path, thorough=True))
-    force = lock.describe(root, found.distributions)
+    force = lock.describe(root, found.distributions, python.version)
     listed = found.packages(root, {})
     differs = force.get("differences", []) if record is None else _against(record, python, found)
     is_met = force.get("matches") is not False or not force.get("hashes")

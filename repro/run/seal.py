@@ -76,7 +76,7 @@ def capture(
     cache = data_capture.StatCache(store.cache / "files.json")
     with ThreadPoolExecutor(2, thread_name_prefix="capture") as pool:
         installed = pool.submit(_installed, python, store, given)
-        circumstances = pool.submit(providers.collect, _providers(request, installed.result))
+        circumstances = pool.submit(providers.collect, _providers(request, python, installed.result))
         code = _code(request, store, outputs, given)
         data = data_capture.declared(request.data, request.working_folder, cache)
         found = installed.result()
@@ -312,14 +312,18 @@ def _provider_gaps(facts: Mapping[str, Mapping[str, Any]]) -> list[Gap]:
     return [Gap(what=name, reason=str(fact["error"])) for name, fact in facts.items() if "error" in fact]
 
 
-def _providers(request: Request, installed: Callable[[], packages.Environment]) -> dict[str, Callable[[], Any]]:
+def _providers(
+    request: Request, python: Interpreter | None, installed: Callable[[], packages.Environment]
+) -> dict[str, Callable[[], Any]]:
     return {
         "host": hardware.host,
         "processor": hardware.processor,
         "memory": hardware.memory,
         "gpus": hardware.gpus,
         "git": lambda: git.describe(request.root),
-        "lock": lambda: lock.describe(request.root, installed().distributions),
+        "lock": lambda: lock.describe(
+            request.root, installed().distributions, "" if python is None else python.version
+        ),
         "origins": lambda: _origins(installed()),
     }
 
