@@ -28,7 +28,10 @@ class Pins(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """One package of a lock, with the names of what it needs: always, and for an extra or a group."""
+    """One package of a lock, with what it needs here: always, and for an extra or a group.
+
+    ``mentions`` are the names of all that it needs anywhere.
+    """
 
     name: str
     version: str | None
@@ -36,6 +39,7 @@ class _Entry(NamedTuple):
     needs: list[tuple[str, str | None, tuple[str, ...]]]
     extras: dict[str, list[tuple[str, str | None, tuple[str, ...]]]]
     is_own: bool
+    mentions: set[str]
 
 
 def read(path: Path, interpreter: str) -> Pins | None:
@@ -49,7 +53,7 @@ def read(path: Path, interpreter: str) -> Pins | None:
     text = path.read_text(encoding="utf-8", errors="replace")
     markers = Markers(interpreter)
     try:
-        if path.suffix != ".toml" and path.suffix != ".lock" or path.name == "requirements.lock":
+        if path.suffix not in {".toml", ".lock"} or path.name == "requirements.lock":
             return _of_requirements(text, markers)
         tables = tomllib.loads(text)
         if "packages" in tables:
@@ -148,6 +152,7 @@ def _entry(item: dict[str, Any], markers: Markers) -> _Entry:
         is_main=not item.get("optional", False) and ("main" in groups or "default" in groups),
         needs=[*_needs(item.get("dependencies", []), markers)],
         extras={name: [*_needs(values, markers)] for name, values in extras.items()},
+        mentions={name for values in [item.get("dependencies", []), *extras.values()] for name in _names(values)},
         is_own=kind == "directory" or any(name in item or name in source for name in _OWN),
     )
 
@@ -175,6 +180,12 @@ def _needs(dependencies: Any, markers: Markers) -> Iterator[tuple[str, str | Non
             yield normalise(item["name"]), item.get("version"), (extras,) if isinstance(extras, str) else tuple(extras)
 
 
+def _names(dependencies: Any) -> Iterator[str]:
+    for item in dependencies:
+        text = item if isinstance(item, str) else item["name"]
+        yield normalise(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0])
+
+
 def _followed(entries: list[_Entry]) -> Pins:
     """Follow what is needed from the project on; where it is not in the lock, from what nothing else needs."""
     by_name = defaultdict(list)
@@ -182,7 +193,7 @@ def _followed(entries: list[_Entry]) -> Pins:
         by_name[entry.name].append(entry)
     roots = [entry for entry in entries if entry.is_own]
     if not roots:
-        needed = {name for entry in entries for needs in [entry.needs, *entry.extras.values()] for name, _, _ in needs}
+        needed = {name for entry in entries for name in entry.mentions}
         roots = [entry for entry in entries if entry.name not in needed]
     main = [entry for entry in roots if entry.is_main]
     required = _reached(main, by_name, with_extras=False)

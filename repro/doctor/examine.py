@@ -44,7 +44,13 @@ def examine(asked: Request, store: Store, experiment: Path | None) -> Report:
     named = profiles.names_threads(asked.profile, environment, asked.command or ())
     modules, unparsable = _modules(asked, environment, python, _without_self(choice.files, asked.root))
     findings = [
-        *surroundings.of_lock(lock.describe(asked.root, [] if scanned is None else scanned.distributions)),
+        *surroundings.of_lock(
+            lock.describe(
+                asked.root,
+                [] if scanned is None else scanned.distributions,
+                "" if python is None else python.version,
+            )
+        ),
         *surroundings.of_files(choice.large),
         *surroundings.of_threads(asked.threads, settings.threads, settings.variables, named, environment, file),
         *unparsable,
