@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from repro.base import caches
 from repro.record import devices
 
 #: Variables that may change the bits of a computation, by exact name or by prefix.
@@ -48,14 +49,14 @@ _USER = re.compile(r"(?<=://)[^\s/]*@")
 _QUERY = re.compile(r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s]+)")
 _HEADER = re.compile(r"((?:[^=]*=)?([A-Za-z][\w-]*):\s+)\S.*", re.DOTALL)
 _BEARER = re.compile(r"\b(bearer\s+)\S+", re.IGNORECASE)
-_PLACES = ("TORCH_HOME", "PYTORCH_KERNEL_CACHE_PATH", "TORCH_EXTENSIONS_DIR")
 _TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|AIza[\w-]{35}|nvapi-[\w-]{20,}|r8_\w{30,}|pypi-[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
 REDACTED = "[redacted]"
 #: Set in a replay and in the trials of a study unless the user has set them.
-OFFLINE = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+HUB_OFFLINE = "HF_HUB_OFFLINE"
+OFFLINE = {"WANDB_MODE": "offline", HUB_OFFLINE: "1"}
 #: Variables of one shell, terminal or launch, which differ each time and say nothing.
 _NOISE = frozenset(
     "_ SHLVL OLDPWD PWD PPID RANDOM SECONDS LINES COLUMNS WINDOWID PS1 PS2 PROMPT COLORTERM DISPLAY "
@@ -80,7 +81,9 @@ def recipe(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the allow-listed variables, less what may be secret, and which GPUs can be seen, unless that is none."""
     listed = (name for name in environment if name in _ALLOWED or name.startswith(_PREFIXES))
     allowed = (name for name in listed if name != devices.VARIABLE or devices.hides_all(environment[name]))
-    return {name: environment[name] for name in sorted(allowed) if not is_secret_name(name) and name not in _PLACES}
+    return {
+        name: environment[name] for name in sorted(allowed) if not is_secret_name(name) and name not in caches.VARIABLES
+    }
 
 
 def others(environment: Mapping[str, str], key: bytes) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.base import caches
+
 #: Never captured unless tracked.
 CACHES = frozenset(
     "__pycache__ .mypy_cache .pytest_cache .ruff_cache .ipynb_checkpoints .hypothesis .tox .nox .cache .eggs"
@@ -49,7 +51,11 @@ def is_secret_folder(name: str) -> bool:
 
 
 def walk(root: Path, store: Path) -> Layout:
-    """Walk ``root`` level by level, without entering git's own folders, the store, environments, caches and results."""
+    """Walk ``root`` level by level, without entering git's own folders, the store, environments, caches and results.
+
+    A cache is known by its name, or by the variable that names its place.
+    """
+    made = {item.prefix.rstrip(os.sep) for item in caches.named(os.environ, [str(root)]).places if item.kind == "made"}
     folders: list[str] = []
     skipped: dict[str, str] = {}
     pending = deque([""])
@@ -57,7 +63,7 @@ def walk(root: Path, store: Path) -> Layout:
         here = pending.popleft()
         for entry in sorted(_children(root / here), key=lambda entry: entry.name):
             name = f"{here}/{entry.name}" if here else entry.name
-            reason = _reason(entry, store)
+            reason = "a cache" if entry.path in made else _reason(entry, store)
             if reason is None:
                 folders.append(name)
                 pending.append(name)

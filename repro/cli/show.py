@@ -128,6 +128,7 @@ def _environment(record: Record, seen: observed.Observed) -> Pairs:
         ("cuda, cudnn, nccl", ", ".join(map(str, versions)) if any(versions) else None),
         ("processor", _fact(record, "processor").get("model")),
         ("gpus", ", ".join(map(str, devices.seen(record) or []))),
+        ("caches", ", ".join(sorted(seen.caches))),
     ]
 
 

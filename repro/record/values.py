@@ -123,6 +123,8 @@ class FileDigest(Frozen, frozen=True, kw_only=True):
 
 #: The note on an input that an earlier run had left: its bytes are an object of the store.
 KEPT = "left by an earlier run; kept in the store"
+#: The note on an input in a cache of what programs fetch (`repro.base.caches`): one that is gone is fetched again.
+FETCHED = "in a cache of what is fetched"
 
 
 #: How the reason of an outcome begins that a limit of the user's brought about: of time, of memory.

@@ -161,7 +161,8 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
 def _run(
     store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
 ) -> tuple[execute.Result, list[str]]:
-    request, variables = _request(store, record, restored, plan, asked), _environment(record, plan, asked.say)
+    request = _request(store, record, restored, plan, asked)
+    variables = _environment(record, plan, restored, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(store, record, restored, plan, asked, place, variables)
@@ -273,17 +274,19 @@ def _moved(word: str, restored: restore.Restored) -> str:
     return word
 
 
-def _environment(record: Record, plan: Plan, say: Callable[[str], None]) -> dict[str, str]:
+def _environment(record: Record, plan: Plan, restored: restore.Restored, say: Callable[[str], None]) -> dict[str, str]:
     """Return the environment of a run's recipe (`resume.environment_of`).
 
-    What the recorded profile set goes where another profile is to set its own.
+    What the recorded profile set goes where another profile is to set its own. A hub is offline unless something has to
+    be fetched again.
     """
     now = resume.environment_of(record, say)
     if plan.profile != record.recipe.profile:
         for name in profiles.settle(record.recipe.profile, {}, record.recipe.threads).variables:
             now.pop(name, None)
     for name, value in variables.OFFLINE.items():
-        now.setdefault(name, value)
+        if name != variables.HUB_OFFLINE or not restored.gone:
+            now.setdefault(name, value)
     return now
 
 
@@ -372,6 +375,10 @@ def _overruled(found: compare.Comparison, seen: observed.Observed, restored: res
         reason = f"the module {name} was imported from {path}, not from the recorded code"
     elif found.verdict != "IDENTICAL" and seen.refused:
         reason = f"the run writes outside its folder: {seen.refused[0]}"
+    elif found.verdict != "IDENTICAL" and (
+        gone := next((path for path in restored.gone if not os.path.exists(path)), None)
+    ):
+        reason = f"{gone} is gone from its cache; the run read it, and the replay did not fetch it again"
     elif found.verdict != "IDENTICAL" and restored.lost:
         reason = f"{restored.lost[0]} is not what it was when the run read it, and nobody kept it"
     elif found.verdict != "IDENTICAL" and (stale := restore.not_recorded(restored, seen.reads)):

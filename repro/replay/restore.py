@@ -14,7 +14,7 @@ from repro.capture import data
 from repro.capture.data import StatCache
 from repro.capture.walk import environments, folders_of, is_secret, walk
 from repro.errors import ReproError
-from repro.record.values import KEPT, FileDigest, Outcome, Record
+from repro.record.values import FETCHED, KEPT, FileDigest, Outcome, Record
 from repro.replay.mirror import Mirror
 from repro.run import leftovers
 from repro.store.store import Store
@@ -32,7 +32,8 @@ class NotReplayableError(ReproError):
 class Restored(NamedTuple):
     """The project's place in the replay, where the user stood, the live places with their copies, and what is amiss.
 
-    ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more.
+    ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more,
+    ``gone`` (as absolute paths) those that a program is to fetch again.
     """
 
     place: Path
@@ -40,6 +41,7 @@ class Restored(NamedTuple):
     live: tuple[tuple[str, str], ...]
     changed: list[tuple[str, str | None, str | None]]
     lost: list[str]
+    gone: tuple[str, ...] = ()
 
 
 def restore(
@@ -98,6 +100,7 @@ class _Restoring:
         self.now = where_now(store, record)
         sources = record.recipe.sources
         self.code = code or record.recipe.code
+        self.gone: list[str] = []
         inputs = [] if outcome is None else outcome.inputs
         self.back = {self.root / item.path: str(item.digest) for item in inputs if item.path in put_back}
         self.trees = {str(self.root): self.code} | {
@@ -123,7 +126,7 @@ class _Restoring:
         if len(older) <= MOST_FILES:
             for name in older:
                 self.mirror.link(self.now / name, self.root / name)
-        return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost)
+        return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost, tuple(self.gone))
 
     @cached_property
     def live(self) -> dict[str, str]:
@@ -185,7 +188,9 @@ class _Restoring:
                 self._put_back(item.digest, self.mirror.at(self.root / item.path))
                 continue
             found = self._check(item, cache)
-            if item.digest is None:
+            if found is None:
+                self.gone.append(str(self._source(self.root / item.path)))
+            elif item.digest is None:
                 lost.append(item.path)
             elif found != item.digest and self.root / item.path not in self.back:
                 changed.append((item.path, item.digest, found))
@@ -196,11 +201,11 @@ class _Restoring:
         if self.mirror.owns(target.parent):
             self.store.objects.restore(name, target)
 
-    def _check(self, item: FileDigest, cache: StatCache) -> str:
-        """Return the digest that a file has today, in the form of the recorded one."""
+    def _check(self, item: FileDigest, cache: StatCache) -> str | None:
+        """Return the digest that a file has today, in the form of the recorded one; None where it can be fetched."""
         source = self._source(self.root / item.path)
         found = leftovers.digest_now(item, source, cache, self.store)
-        if found is None:
+        if found is None and item.note != FETCHED:
             hint = f"put it back ({item.size:,} bytes, {item.digest or item.note})"
             raise NotReplayableError(f"{source} is gone; the run read it", hint=hint)
         return found

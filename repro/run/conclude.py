@@ -184,9 +184,10 @@ def look(
     hidden = record.recipe.command is not None and not interpreter.is_python(record.recipe.command[0])
     left = leftovers.outputs(place, store, started_ns, seen, dict(code), alone=alone, hidden_writers=hidden)
     named = leftovers.Place(Path(record.circumstances["project"]["root"]), place)
+    results = [item for item in left if not seen.in_cache(os.path.join(place, item[0]))]
     return leftovers.Left(
         inputs=leftovers.inputs(seen, named, code, started_ns, store, kept),
-        outputs=[*leftovers.digests(left, place), *leftovers.outside(seen, named)],
+        outputs=[*leftovers.digests(results, place), *leftovers.outside(seen, named)],
         edited=leftovers.edited(seen, named, dict(code)),
         stats=left,
     )

@@ -9,13 +9,15 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.base import digest, files, locks
+import msgspec
+
+from repro.base import caches, digest, files, locks
 from repro.capture.code import begins_as_key, own_streams
 from repro.capture.data import StatCache
 from repro.capture.variables import is_secret_name, keyed
 from repro.capture.walk import is_secret, is_secret_folder, walk
 from repro.errors import StoreError
-from repro.record.values import KEPT, FileDigest
+from repro.record.values import FETCHED, KEPT, FileDigest
 from repro.run.observed import Observed
 from repro.store.store import Store
 
@@ -59,15 +61,21 @@ def inputs(
 ) -> list[FileDigest]:
     """Return the files that the run read and that are neither its code nor installed: paths relative to the project.
 
-    A file that changed after the run began is taken for its own, by a writer that nobody saw.
+    A file that changed after the run began is taken for its own, by a writer that nobody saw; but what it fetched into
+    a cache came from outside, and is known by what it was in the end.
     """
     cache = StatCache(store.cache / "files.json")
     found = []
     room, left = _MOST_KEPT, _MOST_FILES_KEPT
     for path, stat in sorted(observed.reads.items()):
         name = place.name(path)
-        if name not in code and (stat[1] < started_ns or path in kept):
+        is_fetched = path in observed.fetched
+        if name not in code and (stat[1] < started_ns or path in kept or is_fetched):
             item = _input(path, name, stat, cache, store, kept)
+            if is_fetched and item.digest is None and path in observed.writes:
+                continue  # the run's own, written again after it was read
+            if is_fetched and item.digest is not None and path not in kept:
+                item = msgspec.structs.replace(item, note=FETCHED)
             found.append(item)
             taken = _keep(path, item, store, room) if left else None
             if taken is not None:
@@ -135,6 +143,11 @@ def digest_now(item: FileDigest, path: Path, cache: StatCache, store: Store) -> 
     return f"keyed:{keyed(found, store.key)}" if is_keyed else found
 
 
+def is_unchanged(item: FileDigest, now: str | None) -> bool:
+    """Say whether an input with the digest of today is as it was read, or gone from where it is fetched again."""
+    return now == item.digest if now is not None else item.note == FETCHED
+
+
 def edited(observed: Observed, place: Place, code: dict[str, Stat]) -> list[str]:
     """Name the sources that were edited between their capture and the moment they were read."""
     named = ((place.name(path), path, stat) for path, stat in observed.reads.items())
@@ -166,17 +179,22 @@ def outputs(
         if stat is None or code.get(name) == stat or stat[2] in streams or _changed_ns(path) < started_ns:
             continue
         is_code = name in code or name.endswith(_SOURCES)
-        if path in own or (alone and (hidden_writers or not is_code)):
+        if path in own or observed.in_cache(path) or (alone and (hidden_writers or not is_code)):
             found[name] = stat
     return sorted(found.items())
 
 
 def outside(observed: Observed, place: Place) -> list[FileDigest]:
-    """Return the files that the run wrote outside its folder and that are still there; byte code does not count."""
+    """Return the files that the run wrote outside its folder and that are still there; caches do not count."""
     away = (path for path in observed.writes if not path.startswith(f"{place.folder}{os.sep}"))
-    there = sorted(path for path in away if os.path.isfile(path) and not path.endswith(".pyc"))
+    there = sorted(path for path in away if os.path.isfile(path) and not is_cache(path, observed))
     stats = ((path, stat_of(path)) for path in there)
     return [_digest(Path(path), place.name(path), stat) for path, stat in stats if stat is not None]
+
+
+def is_cache(path: str, observed: Observed) -> bool:
+    """Say whether a file that a run wrote is in a cache: it is no output."""
+    return caches.lies_beside(path) or observed.in_cache(path)
 
 
 def _files(place: Path, store: Path) -> Iterable[str]:

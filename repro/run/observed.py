@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ class Observed:
     reads: dict[str, Stat] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
+    fetched: set[str] = field(default_factory=set)
+    caches: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
     live_modules: list[list[str]] = field(default_factory=list)
@@ -50,6 +53,10 @@ class Observed:
         began = {item["pid"] for item in self.processes if not item.get("forked") and item["parent"] != parent}
         return len(began - self.ended)
 
+    def in_cache(self, path: str) -> bool:
+        """Say whether a file lies in a cache that a process of the run used."""
+        return any(path.startswith(folder + os.sep) for folder in self.caches)
+
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
         found: dict[str, list[Any]] = {}
@@ -71,6 +78,7 @@ class Observed:
             "overridden": self.overridden(),
             "reads": sorted(self.reads),
             "writes": sorted(set(self.writes)),
+            "caches": self.caches,
             "refused": self.refused,
             "data": self.data,
             "blind": self.blind,
@@ -118,10 +126,12 @@ def read(folder: Path) -> Observed:
         path = event["path"]
         if kind == "write":
             written.add(path)
-        elif path not in written:
+        elif path not in written or event.get("fetched"):
             found.reads.setdefault(path, tuple(event["stat"]))
             if event.get("kept"):
                 found.kept.setdefault(path, event["kept"])
+            if event.get("fetched"):
+                found.fetched.add(path)
     found.writes = sorted(written)
     return found
 
@@ -153,6 +163,7 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "process": lambda found, event: found.processes.append(event),
     "seed": _seed,
     "numerics": _numerics,
+    "cache": lambda found, event: found.caches.setdefault(event["folder"], event["holds"]),
     "refused": lambda found, event: found.refused.append(event["path"]),
     "data": lambda found, event: found.data.__setitem__(event["name"], event["digest"]),
     "modules": _modules,

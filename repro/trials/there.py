@@ -30,6 +30,9 @@ def is_as_read(store: Store, root: Path, outcome: Outcome, cache: StatCache) -> 
     """Say whether every file that a run read still has its recorded digest."""
     return all(
         item.note == KEPT
-        or (item.digest is not None and leftovers.digest_now(item, root / item.path, cache, store) == item.digest)
+        or (
+            item.digest is not None
+            and leftovers.is_unchanged(item, leftovers.digest_now(item, root / item.path, cache, store))
+        )
         for item in outcome.inputs
     )

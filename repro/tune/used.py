@@ -61,7 +61,7 @@ def changed(store: Store, root: Path, folder: StudyFolder) -> dict[str, str | No
     found = {}
     for item in items:
         now = leftovers.digest_now(item, root / item.path, cache, store)
-        if now != item.digest:
+        if not leftovers.is_unchanged(item, now):
             found[item.path] = now
     cache.save()
     return dict(sorted(found.items()))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from repro.base import caches
 from repro.worker.job import Job, Lines
 
 #: Exit code of an interpreter whose supervisor died before the record was sealed: user code never ran.
@@ -58,6 +59,7 @@ def start(folder: str) -> Job:
     """Set everything up for this process and return its job."""
     global _job, _observed
     _job = Job.read(folder)
+    os.environ.update(caches.moved(os.environ, _job.live))
     _observed = Lines(folder, "observed")
     _observed.event("process", **_process())
     from repro.worker import determinism, imports, redirect, seeding, tensorboard

@@ -12,8 +12,10 @@ import stat
 import sys
 import time
 from _thread import get_ident
+from importlib._bootstrap_external import source_from_cache
 from typing import Any
 
+from repro.base import caches
 from repro.worker.job import Job, Lines
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -34,15 +36,13 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 #: A name is looked up before it is connected to: it counts once.
 _NETWORK = ("socket.getaddrinfo", "socket.connect")
 _NEW_FILES = ("os.rename", "os.link")
+_VARIABLES = ("os.putenv", "os.unsetenv")
 #: Those that change the file that a link leads to.
 _THROUGH_LINKS = ("os.truncate", "os.chmod", "os.chown", "os.utime")
 #: Parts of the operating system: not inputs of an experiment.
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/")
 #: Modules that read or write files without Python's knowledge.
 BLIND = ("h5py", "pyarrow", "cv2", "netCDF4", "zarr", "tables", "rasterio", "decord", "av", "lmdb", "safetensors")
-
-
-_CACHES = ("HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
 class Refused(PermissionError):  # noqa: N818  (scripts may catch OSError; this is one)
@@ -63,6 +63,8 @@ class Watcher:
         self._live = tuple(pair[0] + os.sep for pair in job.live)
         self._free = _free_folders() if job.protect else ()
         self._busy: set[int] = set()
+        self._caches: caches.Caches | None = None
+        self._told: set[str] = set()
 
     def install(self) -> None:
         """Start watching; an audit hook cannot be taken off again."""
@@ -80,6 +82,8 @@ class Watcher:
                 connected(args[0])
             elif event in _NETWORK:
                 called(event, args)
+            elif event in _VARIABLES and os.fsdecode(args[0]) in caches.PLACED_BY:
+                self._caches = None
 
         sys.addaudithook(hook)
 
@@ -153,23 +157,37 @@ class Watcher:
             self._write(full)
 
     def _read(self, path: Any, full: str) -> None:
+        if full.endswith(".pyc"):
+            full = _source_of(full)
         known = full in self._seen
         self._seen.add(full)
         if isinstance(path, (str, bytes)) and os.path.isabs(path):
             self._seen.add(path)  # type: ignore[arg-type]
         if known or full.startswith(self._quiet) or self._is_system(full):
             return
-        if full.endswith(".pyc"):
-            full = _source_of(full)
+        place = self._cache(full)
+        if caches.lies_beside(full) or (place is not None and place.kind == "made"):
+            return
         try:
             found = os.stat(full)
         except OSError:
             return
-        if stat.S_ISREG(found.st_mode) and full not in self._written:
+        if stat.S_ISREG(found.st_mode) and (place is not None or full not in self._written):
             kept = self._save(full) if full in self._keep else None
-            self._observed.event(
-                "read", path=full, stat=[found.st_size, found.st_mtime_ns, found.st_ino], t=time.time_ns(), kept=kept
-            )
+            fields = {} if place is None else {"fetched": True}
+            now = [found.st_size, found.st_mtime_ns, found.st_ino]
+            self._observed.event("read", path=full, stat=now, t=time.time_ns(), kept=kept, **fields)
+
+    def _cache(self, full: str) -> caches.Place | None:
+        """Return the cache that a file lies in, and tell of each cache once; a script may name one as it goes."""
+        if self._caches is None:
+            self._caches = caches.named(os.environ, (*self._own, *self._live))
+        place = self._caches.of(full)
+        folder = None if place is None else place.folder(full)
+        if place is not None and folder not in self._told:
+            self._told.add(str(folder))
+            self._observed.event("cache", folder=folder, holds=place.kind)
+        return place
 
     def _save(self, full: str) -> str | None:
         """Keep a copy of an earlier run's output that this run reads: it may be overwritten in a moment."""
@@ -189,6 +207,11 @@ class Watcher:
             _own_copy(full)
         if full not in self._written and not full.startswith(("/dev/", "/proc/", self._job.folder + os.sep)):
             self._written.add(full)
+            place = self._cache(full)
+            if place is not None and place.kind == "made":
+                return
+            if place is not None:  # what is fetched now is read next
+                self._seen.discard(full)
             self._observed.event("write", path=full, t=time.time_ns())
 
     def note_write(self, path: Any) -> None:
@@ -203,10 +226,14 @@ class Watcher:
     def _refuse(self, full: str) -> None:
         """Raise unless ``full`` lies in the replay's own folder, or outside the user's tree in a free one."""
         place = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full)) + os.sep
-        if place.startswith(self._own) or (not place.startswith(self._live) and place.startswith(self._free)):
+        if place.startswith(self._own) or (not place.startswith(self._live) and self._is_free(full, place)):
             return
         self._observed.event("refused", path=full)
         raise Refused(errno.EACCES, "repro: a replay does not write outside its own folder", full)
+
+    def _is_free(self, full: str, place: str) -> bool:
+        """Say whether a place outside is for anyone to write to: a temporary folder, or a cache by either name."""
+        return place.startswith(self._free) or any(map(self._cache, (full + os.sep, place)))
 
 
 def _absolute(path: Any) -> str | None:
@@ -218,10 +245,14 @@ def _absolute(path: Any) -> str | None:
 
 
 def _source_of(byte_code: str) -> str:
+    """Return the source of byte code, beside it or under the interpreter's prefix for byte code."""
     folder, name = os.path.split(byte_code)
-    if os.path.basename(folder) != "__pycache__":
+    if os.path.basename(folder) == "__pycache__":  # also pytest's own, which has a name of its own
+        return os.path.join(os.path.dirname(folder), name.split(".", 1)[0] + ".py")
+    try:
+        return os.path.normpath(source_from_cache(byte_code))
+    except (NotImplementedError, ValueError):
         return byte_code
-    return os.path.join(os.path.dirname(folder), name.split(".", 1)[0] + ".py")
 
 
 def _own_copy(full: str) -> None:
@@ -242,9 +273,6 @@ def _interpreter_folders() -> list[str]:
 
 
 def _free_folders() -> tuple[str, ...]:
-    """Return where a replay may write beside its own folder: temporary files, devices and caches."""
-    home = os.path.expanduser("~")
+    """Return where a replay may write beside its own folder and caches: temporary files and devices."""
     temporary = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")  # noqa: S108
-    caches = [os.environ.get("XDG_CACHE_HOME", f"{home}/.cache"), f"{home}/.config/matplotlib", f"{home}/.triton"]
-    named = [os.environ[name] for name in _CACHES if os.environ.get(name)]
-    return tuple(os.path.realpath(folder).rstrip("/") + "/" for folder in ("/dev", "/proc", temporary, *caches, *named))
+    return tuple(os.path.realpath(folder).rstrip("/") + "/" for folder in ("/dev", "/proc", temporary))
