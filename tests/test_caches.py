@@ -126,6 +126,26 @@ def test_caches_that_can_be_made_again_are_neither_inputs_nor_outputs(project: P
     assert not cache.exists()
 
 
+def test_a_home_in_the_project(project: Project) -> None:
+    """Its caches are caches all the same: a replay may write to them, and what a program compiled is no live code."""
+    script = """\
+import os, sys, repro
+place = os.path.expanduser("~/.triton/made")
+os.makedirs(place, exist_ok=True)
+open(place + "/kernel.py", "w").write("x = 1")
+os.makedirs(os.path.expanduser("~/.config/matplotlib"), exist_ok=True)
+sys.path.append(place)
+import kernel
+repro.current().log(x=kernel.x)
+"""
+    project.write("train.py", script)
+    env = {"HOME": str(project.root / "home"), "XDG_CACHE_HOME": "", "TMPDIR": str(project.root.parent)}
+    project.run("--", "python", "train.py", **env)
+    shutil.rmtree(project.root / "home" / ".triton")
+    found = project.replay(**env)
+    assert found["verdict"] == "IDENTICAL", found
+
+
 FETCHED = """\
 import os, sys, repro
 path = os.path.expanduser("~/.cache/torch/hub/checkpoints/weights.txt")

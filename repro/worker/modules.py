@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from repro.base import caches
 from repro.worker.job import Job
 from repro.worker.watch import BLIND
 
@@ -18,13 +19,16 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/"
 def origins(job: Job) -> dict[str, Any]:
     """Return the modules that came out of the user's own tree on a replay (live), and readers that cannot be watched.
 
-    On a replay every module whose file lies in a captured source must have come from the materialised tree.
+    On a replay every module whose file lies in a captured source must have come from the materialised tree; compiled
+    ones in a cache have not.
     """
     live = []
     if job.protect:
         places = tuple(live + "/" for live, _ in job.live)
         own = (job.root + "/", *(copy + "/" for _, copy in job.live))
-        live = [[name, path] for name, path in _files() if path.startswith(places) and not path.startswith(own)]
+        found = ((name, path) for name, path in _files() if path.startswith(places) and not path.startswith(own))
+        cached = caches.named(os.environ, (*places, *own))
+        live = [[name, path] for name, path in found if cached.of(path) is None]
     return {"live": live, "blind": [name for name in BLIND if name in sys.modules]}
 
 

@@ -224,16 +224,14 @@ class Watcher:
         return full.startswith(_SYSTEM) and not full.startswith((*self._own, "/dev/shm/"))  # noqa: S108  (data lies there)
 
     def _refuse(self, full: str) -> None:
-        """Raise unless ``full`` lies in the replay's own folder, or outside the user's tree in a free one."""
+        """Raise unless ``full`` lies in the replay's folder, in a cache, or in a free place outside the user's tree."""
         place = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full)) + os.sep
-        if place.startswith(self._own) or (not place.startswith(self._live) and self._is_free(full, place)):
+        if place.startswith(self._own) or (place.startswith(self._free) and not place.startswith(self._live)):
+            return
+        if any(map(self._cache, (full + os.sep, place))):  # the home may lie in the project
             return
         self._observed.event("refused", path=full)
         raise Refused(errno.EACCES, "repro: a replay does not write outside its own folder", full)
-
-    def _is_free(self, full: str, place: str) -> bool:
-        """Say whether a place outside is for anyone to write to: a temporary folder, or a cache by either name."""
-        return place.startswith(self._free) or any(map(self._cache, (full + os.sep, place)))
 
 
 def _absolute(path: Any) -> str | None:
