@@ -181,7 +181,9 @@ def test_a_replay_that_was_killed_is_no_finding(
     assert (document["verdict"], document["killed"], document["differences"]) == ("NOT_REPLAYABLE", True, [])
     assert document["reason"].startswith(f"the replay was killed: {said}")
     assert 4 <= document["compared"]["points"] < 40  # the fifth may not have been taken down yet
-    assert document["reason"].endswith(f"until then {document['compared']['points']} metric points were equal")
+    counts = document["compared"]["points"], document["compared"]["lines"]
+    equal = f"{counts[0]} metric points and {counts[1]} lines"
+    assert document["reason"].endswith(f"until then {equal} were equal")
     assert (document["cause"], document["why"]["replays"], len(runs(project))) == (None, 1, 2)
 
 
@@ -285,21 +287,22 @@ def test_a_run_that_was_cut_is_replayed_to_its_cut(project: Project, how: str) -
     assert document["compared"]["points"] >= 4  # the fifth may not have been taken down yet
 
 
-def test_a_run_without_a_trail_is_replayed_as_far_as_its_output(project: Project) -> None:
-    """The replay is ended once it has said more, and what both have is compared."""
-    project.write("train.py", SLOW.replace("40", "4000"))
-    process = start(project, "run", *METRIC, "--", "python", "train.py")
+@pytest.mark.parametrize("options", [METRIC, ()], ids=["metric", "lines"])
+def test_a_run_without_a_trail_is_replayed_as_far_as_its_output(project: Project, options: tuple[str, ...]) -> None:
+    """The replay is ended once it has said more, and what both have is compared; a cut file decides nothing."""
+    project.write("train.py", SLOW.replace("40", "4000") + "    open('out.txt', 'a').write('x')\n")
+    process = start(project, "run", *options, "--", "python", "train.py")
     wait_for(has_said(project, 1))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     document = project.replay(check=0)
     assert document["verdict"] == "IDENTICAL"
-    assert document["cut"].startswith("the run was CANCELLED after")
-    assert document["cut"].endswith("points, and is replayed up to there")
+    assert document["cut"].startswith("the run was CANCELLED")
+    assert document["cut"].endswith(", and is replayed up to there")
     found = outcome(runs(project)[-1])
     assert (found["state"], found["exit_code"], found["signal"]) == ("COMPLETED", None, None)
     assert found["reason"] == "ended by repro: it had gone as far as it was to"
-    assert document["compared"]["points"] < 500
+    assert 4 <= document["compared"]["points" if options else "lines"] < 500
 
 
 def test_a_run_that_was_cut_before_it_said_anything_has_nothing_to_compare(project: Project) -> None:

@@ -120,9 +120,12 @@ def is_empty(outcome: Outcome, cut: Cut) -> bool:
 
 def compared(found: compare.Comparison, cut: Cut | None) -> compare.Comparison:
     """Return the verdict on a run that was cut: files that it was writing decide nothing."""
-    if cut is None or found.verdict != "DIFFERENT" or found.frames or found.points or found.artifacts:
+    differs = found.first_difference or found.metrics or found.output or found.points or found.artifacts
+    if cut is None or cut.rows or found.verdict != "DIFFERENT" or differs:
         return found
-    reason = "nothing to compare: the run was cut before its first step or metric"
+    if found.lines:
+        return msgspec.structs.replace(found, verdict="IDENTICAL", reason=None)
+    reason = "nothing to compare: the run was cut before its first step, metric or line of output"
     return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)
 
 
@@ -158,10 +161,12 @@ _MEMORY = ": from outside, or out of memory or time"
 
 def void(found: compare.Comparison, reason: str) -> compare.Comparison:
     """Return the comparison with a replay that was killed: it is no verdict, and says what was equal until then."""
-    counts = [(found.frames, "step"), (found.points, "metric point")]
+    counts = [(found.frames, "step"), (found.points, "metric point"), (found.lines, "line")]
     parts = [f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts if count]
     if found.first_difference is not None:
         until_then = f"until then it had come apart at step {found.first_difference.step}"
+    elif found.output is not None and not parts:  # what comes after the kill says of it, too
+        until_then = f"until then its output had come apart at line {found.output.line}"
     elif found.metrics:
         until_then = f"until then {', '.join(found.metrics)} had come apart"
     else:

@@ -317,7 +317,7 @@ def _judge(
     killed = None if found.verdict == "IDENTICAL" else killed
     tests: list[dict[str, Any]] = []
     if killed is not None:
-        found = cuts.void(compare.compare(*sides, record.metrics, "common"), killed)
+        found = cuts.void(compare.compare(*sides, record.metrics, "common", **about), killed)
     else:
         if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
             found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
