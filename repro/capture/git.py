@@ -21,7 +21,7 @@ def describe(root: Path) -> dict[str, Any]:
     """
     if not (root / ".git").exists():
         return {}
-    lines = _git(root, "status", "--porcelain=v2", "--branch", "--untracked-files=no", "-z").split(b"\0")
+    lines = ask(root, "status", "--porcelain=v2", "--branch", "--untracked-files=no", "-z").split(b"\0")
     heads = dict(line[2:].decode().split(" ", 1) for line in lines if line.startswith(b"# "))
     commit = heads.get("branch.oid")
     branch = heads.get("branch.head")
@@ -42,14 +42,19 @@ def environment() -> dict[str, str]:
 
 def _remotes(root: Path) -> dict[str, str]:
     try:
-        found = _git(root, "config", "-z", "--get-regexp", r"^remote\..*\.url$")
+        found = ask(root, "config", "-z", "--get-regexp", r"^remote\..*\.url$")
     except subprocess.CalledProcessError:  # there is none
         return {}
     pairs = (item.decode(errors="replace").split("\n", 1) for item in found.split(b"\0")[:-1])
     return {name.split(".", 1)[1].rpartition(".")[0]: redact_url(url) for name, url in pairs}
 
 
-def _git(root: Path, *arguments: str) -> bytes:
+def ask(root: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
+    """Return what the user's git answers, told to write nothing.
+
+    Raises:
+        OSError, subprocess.SubprocessError: when it does not.
+    """
     settings = (
         "-c",
         "safe.directory=*",
@@ -60,4 +65,4 @@ def _git(root: Path, *arguments: str) -> bytes:
         "-c",
         "status.relativePaths=false",
     )
-    return process.output(["git", *settings, *arguments], cwd=root, env=environment(), timeout=_TIMEOUT)
+    return process.output(["git", *settings, *arguments], cwd=root, env=environment(), stdin=stdin, timeout=_TIMEOUT)

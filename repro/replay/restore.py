@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Container, Iterable, Iterator
 from datetime import datetime
@@ -15,6 +16,7 @@ from repro.capture.data import StatCache
 from repro.capture.walk import environments, folders_of, is_secret, walk
 from repro.errors import ReproError
 from repro.record.values import FETCHED, KEPT, FileDigest, Outcome, Record
+from repro.replay import repository
 from repro.replay.mirror import Mirror
 from repro.run import leftovers
 from repro.store.store import Store
@@ -126,7 +128,16 @@ class _Restoring:
         if len(older) <= MOST_FILES:
             for name in older:
                 self.mirror.link(self.now / name, self.root / name)
+        self._make_repository()
         return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost, tuple(self.gone))
+
+    def _make_repository(self) -> None:
+        """Make the project's place a repository of its own, where the project is known to have been one."""
+        facts = self.record.circumstances.get("git", {}).get("value") or {}
+        head = self.record.circumstances.get("head") or {}
+        if facts:
+            with contextlib.suppress(*repository.ERRORS):
+                repository.make(self.mirror.at(self.root), head, facts, self.store.code)
 
     @cached_property
     def live(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,12 @@ from repro import __version__
 from repro.base import clock
 from repro.capture import code as code_capture
 from repro.capture import data as data_capture
-from repro.capture import git, hardware, lock, packages, program, providers, variables
+from repro.capture import git, hardware, head, lock, packages, program, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.environments import wheels
 from repro.environments.elsewhere import Elsewhere
-from repro.errors import UsageError
+from repro.errors import CaptureError, UsageError
 from repro.record import devices
 from repro.record.values import Gap, Recipe, Record, recipe_digest
 from repro.run.profiles import PROMISES, Settings
@@ -85,7 +86,10 @@ def capture(
         if request.program is not None and given is None:
             sources[program.NAME] = store.folder / "program"
             codes[program.NAME] = _program(request.program, store)
+        kept = _head(request, store) if given is None else {}
         facts = circumstances.result()
+    if kept:
+        facts["head"] = kept
     cache.save()
     argv, redacted = words_of(request, environment)
     recipe = Recipe(
@@ -326,6 +330,14 @@ def _providers(
         ),
         "origins": lambda: _origins(installed()),
     }
+
+
+def _head(request: Request, store: Store) -> dict[str, Any]:
+    """Keep the commit of the user's repository; that it cannot be kept stops no run, and is told by its replay."""
+    try:
+        return head.keep(request.root, store.code)
+    except (OSError, ValueError, subprocess.SubprocessError, CaptureError):
+        return {}
 
 
 def _origins(found: packages.Environment) -> dict[str, Any]:

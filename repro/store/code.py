@@ -178,6 +178,17 @@ class CodeRepository:
         if back != tree:
             raise StoreDamagedError(f"the code was restored as {back}, recorded as {tree}", hint="repro verify")
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Return those of some objects, by their ids, that are not here."""
+        listing = "".join(f"{name}\n" for name in names).encode()
+        answers = self._git("cat-file", "--batch-check=%(objectname)", stdin=listing).decode().splitlines()
+        return [line.split()[0] for line in answers if line.endswith(" missing")]
+
+    def add(self, pack: bytes) -> None:
+        """Take in the objects of a pack. Raises CaptureError when it is not sound."""
+        with locks.exclusive(self._lock):
+            self._git("unpack-objects", "-q", stdin=pack)
+
     def changes(self, before: str, after: str) -> list[CodeChange]:
         """Return the files that differ between two trees."""
         if before == after:

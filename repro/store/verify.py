@@ -75,6 +75,8 @@ def _entry(store: Store, entry: dict[str, Any], needed: _Needed) -> tuple[int, l
         if entry.get("kind") == "record":
             record = store.record(run_id)
             needed.trees.update([record.recipe.code, *record.recipe.sources.values()])
+            head = record.circumstances.get("head")
+            needed.trees.update([head["tree"]] if head else [])
             wheels = record.circumstances.get("environment", {}).get("wheels", {})
             needed.objects.update(str(item["digest"]) for item in wheels.values())
         outcome = store.outcome(run_id) if entry.get("kind") == "outcome" else None
