@@ -84,10 +84,14 @@ PLACED_BY = VARIABLES | {"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TMPDIR", "
 
 
 class Place(NamedTuple):
-    """A cache: paths that begin with ``prefix`` are in it."""
+    """A cache: paths that begin with ``prefix`` are in it.
+
+    ``shared`` is the one of all programs that have none of their own: scripts keep results there, too.
+    """
 
     prefix: str
     kind: Kind
+    shared: bool = False
 
     def folder(self, path: str) -> str:
         """Return the cache's own folder, of a path in it."""
@@ -127,7 +131,12 @@ def named(environment: Mapping[str, str], around: Iterable[str] = ()) -> Caches:
     roots = _roots(environment)
     shared = [os.sep, roots["~"], roots["$TMP"], *around]
     broad = {folder for path in shared for folder in _upwards(os.path.normpath(path))}
-    found = (Place(path, kind) for kind, path in _places(environment, roots) if path.rstrip(os.sep) not in broad)
+    common = {f"{path.rstrip(os.sep)}{os.sep}" for path in (roots["$CACHE"], os.path.realpath(roots["$CACHE"]))}
+    found = (
+        Place(path, kind, path in common)
+        for kind, path in _places(environment, roots)
+        if path.rstrip(os.sep) not in broad
+    )
     places = tuple(dict.fromkeys(found))
     return Caches(places, tuple(item.prefix for item in places))
 

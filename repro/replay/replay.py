@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from repro.errors import EnvironmentMismatchError, InterruptedReplay
 from repro.record import differences
 from repro.record.differences import Difference
 from repro.record.values import Attachment, FileDigest, Outcome, Record, TrailSchedule, Verdict
-from repro.replay import compare, cuts, environment, grade, restore
+from repro.replay import aside, compare, cuts, environment, grade, restore
 from repro.replay.plan import Plan, as_recorded
 from repro.replay.series import Extent
 from repro.run import execute, observed, profiles, recover, resume, seal
@@ -102,12 +102,14 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
         if asked.keep:
             (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
-        result, denied = _run(store, record, restored, plan, asked, folder)
+        layer = _aside(store, record, outcome, plan, asked, folder)
+        result, denied = _run(store, record, restored, plan, asked, folder, layer)
         _go_on(result)
-        return _judge(store, record, outcome, restored, result, asked, denied)
+        return _judge(store, record, outcome, restored, result, asked, denied, layer)
     except (restore.NotReplayableError, EnvironmentMismatchError) as error:
         return _not_replayable(record, str(error), error.hint)
     finally:
+        aside.loosen(folder)
         if not asked.keep:
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
@@ -158,14 +160,34 @@ def _gaps(record: Record, outcome: Outcome | None) -> list[str]:
     return [f"{gap.what}: {gap.reason}" for gap in gaps]
 
 
+def _aside(
+    store: Store, record: Record, outcome: Outcome | None, plan: Plan, asked: Asked, folder: Path
+) -> aside.Aside:
+    """Return the layers for what the run wrote outside; none where it is let, or in a box of another kind."""
+    if asked.place.hermetic:
+        return aside.Aside(refusal="with --hermetic there is none")
+    if asked.allow_outside or plan.environment == "container":
+        return aside.Aside()
+    return aside.prepare(store, outcome, observed.read(store.run_folder(record.run_id)), folder)
+
+
 def _run(
-    store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked, folder: Path
+    store: Store,
+    record: Record,
+    restored: restore.Restored,
+    plan: Plan,
+    asked: Asked,
+    folder: Path,
+    layer: aside.Aside,
 ) -> tuple[execute.Result, list[str]]:
     request = _request(store, record, restored, plan, asked)
     variables = _environment(record, plan, restored, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(store, record, restored, plan, asked, place, variables)
+        if (layers := layer.layers) is not None:
+            options = replace(options, launch=layers.launch, layers=layers.folders, at=layers.at)
+        options = replace(options, job={**options.job, "guarded": [*layer.guarded]})
         result = execute.execute(request, store, options)
         return result, place.denied(observed.read(result.folder), restored, result.folder)
 
@@ -298,6 +320,7 @@ def _judge(
     result: execute.Result,
     asked: Asked,
     denied: list[str],
+    layer: aside.Aside,
 ) -> Replayed:
     before = store.run_folder(record.run_id)
     original = outcome if outcome is not None else _unfinished(record, before)
@@ -308,7 +331,7 @@ def _judge(
     root = Path(record.circumstances["project"]["root"])
     about: dict[str, Any] = {
         "moved": str(restored.place).removesuffix(str(root)),
-        "contents": _Contents(store, root, restored.place),
+        "contents": _Contents(store, root, restored.place, str if layer.layers is None else layer.layers.at),
     }
     extent: Extent = "whole" if cut is None else "first" if cut.rows else "common"
     found = compare.compare(*sides, record.metrics, "common" if stopped else extent, **about)
@@ -321,13 +344,13 @@ def _judge(
     else:
         if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
             found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
-        found = _overruled(found, seen, restored)
+        found = _overruled(found, observed.read(before).lost, seen, restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
         verdict=found.verdict,
         reason=found.reason,
-        hint=_hint(found),
+        hint=_hint(found, layer),
         comparison=found,
         differences=[] if killed is not None else _differences(record, original, before, restored, result),
         notes=[note.replace(f"{restored.place}{os.sep}", "") for note in result.outcome.notes],
@@ -348,13 +371,14 @@ def _judge(
 class _Contents:
     """Finds the bytes of files that a run (where it stood, or in the store) and its replay (in its folder) left."""
 
-    def __init__(self, store: Store, root: Path, place: Path) -> None:
-        self._store, self._folders = store, (root, place)
+    def __init__(self, store: Store, root: Path, place: Path, at: Callable[[str], str]) -> None:
+        self._store, self._places = store, ((root, str), (place, at))
 
     def __call__(self, side: int, item: FileDigest) -> Path | None:
         """Return a file that has these bytes now."""
         kept = [] if item.digest is None else [self._store.objects.path(item.digest)]
-        for path in [self._folders[side] / item.path, *kept]:
+        folder, at = self._places[side]
+        for path in [Path(at(str(folder / item.path))), *kept]:
             with contextlib.suppress(OSError):
                 if path.is_file() and digest.of_file(path) == item.digest:
                     return path
@@ -367,7 +391,9 @@ def _kind(record: Record) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in ("editables", "wheels")}
 
 
-def _overruled(found: compare.Comparison, seen: observed.Observed, restored: restore.Restored) -> compare.Comparison:
+def _overruled(
+    found: compare.Comparison, changed: list[str], seen: observed.Observed, restored: restore.Restored
+) -> compare.Comparison:
     """Return the comparison with what makes it void: a module from the live tree, a refused write, lost data."""
     reason = None
     if seen.live_modules:
@@ -381,6 +407,8 @@ def _overruled(found: compare.Comparison, seen: observed.Observed, restored: res
         reason = f"{gone} is gone from its cache; the run read it, and the replay did not fetch it again"
     elif found.verdict != "IDENTICAL" and restored.lost:
         reason = f"{restored.lost[0]} is not what it was when the run read it, and nobody kept it"
+    elif found.verdict != "IDENTICAL" and changed:
+        reason = f"{changed[0]} is not what it was when the run began: the run changed it, and nobody kept it"
     elif found.verdict != "IDENTICAL" and (stale := restore.not_recorded(restored, seen.reads)):
         reason = f"{stale[0]} was read by its absolute path, and is not what was recorded"
     if reason is None:
@@ -388,11 +416,12 @@ def _overruled(found: compare.Comparison, seen: observed.Observed, restored: res
     return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)
 
 
-def _hint(found: compare.Comparison) -> str | None:
+def _hint(found: compare.Comparison, layer: aside.Aside) -> str | None:
     if found.verdict != "NOT_REPLAYABLE":
         return None
     if "writes outside" in (found.reason or ""):
-        return "repro replay --allow-outside-writes lets it"
+        why = "" if layer.refusal is None else f"no overlay can keep its writes apart here ({layer.refusal}); "
+        return f"{why}repro replay --allow-outside-writes lets it write there, over what lies there now"
     if "nothing to compare" in (found.reason or ""):
         return "log a metric (repro.current().log), or take one out of the output (repro run --metric acc)"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from repro.base import clock, digest
@@ -92,7 +92,9 @@ def place_of(artifact: str) -> str:
 
 def keep_inputs(seen: observed.Observed, folder: Path, store: Store) -> dict[str, str]:
     """Move the copies of earlier outputs that this run read into the objects; return path and digest of each."""
-    return {path: store.objects.take(folder / "inputs" / name) for path, name in seen.kept.items()}
+    secret = {path for path in seen.away if leftovers.may_hold_secrets(path)}
+    kept = {path: name for path, name in seen.kept.items() if path not in secret}
+    return {path: store.objects.take(folder / "inputs" / name) for path, name in kept.items()}
 
 
 def _notes(seen: observed.Observed, files: leftovers.Left | None) -> list[str]:
@@ -175,9 +177,16 @@ def look_back(record: Record, store: Store, began_ns: int) -> leftovers.Left:
 
 
 def look(
-    record: Record, store: Store, place: Path, code: Mapping[str, Stat], started_ns: int, *, alone: bool
+    record: Record,
+    store: Store,
+    place: Path,
+    code: Mapping[str, Stat],
+    started_ns: int,
+    *,
+    alone: bool,
+    at: Callable[[str], str],
 ) -> leftovers.Left:
-    """Look at what the run left in its folder and what it read, now that its processes are gone."""
+    """Look at what the run left (outside, ``at`` the places of its layers) and what it read; its processes are gone."""
     folder = store.run_folder(record.run_id)
     seen = observed.read(folder)
     kept = keep_inputs(seen, folder, store)
@@ -187,7 +196,7 @@ def look(
     results = [item for item in left if not seen.in_cache(os.path.join(place, item[0]))]
     return leftovers.Left(
         inputs=leftovers.inputs(seen, named, code, started_ns, store, kept),
-        outputs=[*leftovers.digests(results, place), *leftovers.outside(seen, named)],
+        outputs=[*leftovers.digests(results, place), *leftovers.outside(seen, named, at)],
         edited=leftovers.edited(seen, named, dict(code)),
         stats=left,
     )

@@ -48,7 +48,7 @@ class Options:
     ``elsewhere`` is an environment other than the current one.
     ``launch`` is what starts it: `local.launch`, or one that has warm workers. ``limits`` end it. ``enough`` says, by
     its folder and the seconds that it took, that it has gone as far as it is to; ``patience`` is how many seconds it
-    has to end once it was told to.
+    has to end once it was told to. It may write to ``layers`` (folders), and what it wrote lies ``at`` another place.
     """
 
     to_stderr: bool = False
@@ -67,6 +67,8 @@ class Options:
     limits: RunLimits = RunLimits()  # noqa: RUF009  (never changed)
     enough: Callable[[Path, float], bool] | None = None
     patience: float | None = None
+    layers: tuple[str, ...] = ()
+    at: Callable[[str], str] = str
 
 
 def execute(asked: Request, store: Store, options: Options) -> Result:
@@ -190,6 +192,7 @@ class _Execution:
             trail={name: getattr(self.asked.trail, name) for name in self.asked.trail.__struct_fields__},
             live=[list(pair) for pair in self.options.live],
             protect=bool(self.options.live) and not self.options.allow_outside,
+            layers=list(self.options.layers),
             keep=[os.path.join(place, name) for name in keep],
             budget=self.asked.budget,
             horizon=self.asked.horizon,
@@ -203,7 +206,15 @@ class _Execution:
         self._check_room(end)
         alone = not self.store.others_since(self._journal_end, self.run_id)
         place = self.asked.place
-        files = conclude.look(captured.record, self.store, place, captured.code.stats, self.started_ns, alone=alone)
+        files = conclude.look(
+            captured.record,
+            self.store,
+            place,
+            captured.code.stats,
+            self.started_ns,
+            alone=alone,
+            at=self.options.at,
+        )
         outcome = conclude.outcome_of(
             captured.record,
             digest,

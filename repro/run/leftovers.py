@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
     return item.size
 
 
-def _may_hold_secrets(name: str) -> bool:
+def may_hold_secrets(name: str) -> bool:
     """Say whether a file may hold a password or a key, by its name (``api_token.txt``) and the folders it lies in."""
     *folders, last = name.split(os.sep)
     return any(map(is_secret_folder, folders)) or is_secret(last) or is_secret_name(last.partition(".")[0])
@@ -129,7 +129,7 @@ def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kep
         return FileDigest(path=name, size=stat[0], digest=None, note=f"could not be read any more: {error.strerror}")
     if (now.st_size, now.st_mtime_ns, now.st_ino) != stat:
         return FileDigest(path=name, size=stat[0], digest=None, note="changed while the run went on")
-    if _may_hold_secrets(name) or begins_as_key(Path(path), now.st_size):
+    if may_hold_secrets(name) or begins_as_key(Path(path), now.st_size):
         return FileDigest(path=name, size=stat[0], digest=f"keyed:{keyed(value, store.key)}", note="may hold secrets")
     return FileDigest(path=name, size=now.st_size, digest=value)
 
@@ -184,12 +184,15 @@ def outputs(
     return sorted(found.items())
 
 
-def outside(observed: Observed, place: Place) -> list[FileDigest]:
-    """Return the files that the run wrote outside its folder and that are still there; caches do not count."""
+def outside(observed: Observed, place: Place, at: Callable[[str], str]) -> list[FileDigest]:
+    """Return the files that the run wrote outside its folder and that are still there; caches do not count.
+
+    ``at`` says where what it wrote to a path lies: it may have been kept from there by a layer.
+    """
     away = (path for path in observed.writes if not path.startswith(f"{place.folder}{os.sep}"))
-    there = sorted(path for path in away if os.path.isfile(path) and not is_cache(path, observed))
-    stats = ((path, stat_of(path)) for path in there)
-    return [_digest(Path(path), place.name(path), stat) for path, stat in stats if stat is not None]
+    there = sorted((path, at(path)) for path in away if os.path.isfile(at(path)) and not is_cache(path, observed))
+    stats = ((path, source, stat_of(source)) for path, source in there)
+    return [_digest(Path(source), place.name(path), stat) for path, source, stat in stats if stat is not None]
 
 
 def is_cache(path: str, observed: Observed) -> bool:

@@ -26,6 +26,9 @@ class Observed:
     writes: list[str] = field(default_factory=list)
     fetched: set[str] = field(default_factory=set)
     caches: dict[str, str] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
     live_modules: list[list[str]] = field(default_factory=list)
@@ -55,7 +58,7 @@ class Observed:
 
     def in_cache(self, path: str) -> bool:
         """Say whether a file lies in a cache that a process of the run used."""
-        return any(path.startswith(folder + os.sep) for folder in self.caches)
+        return path not in self.away and any(path.startswith(folder + os.sep) for folder in self.caches)
 
     def overridden(self) -> dict[str, list[Any]]:
         """Return the flags that a process changed after they were set: name, as set, as they were later."""
@@ -117,7 +120,7 @@ def read(folder: Path) -> Observed:
     accesses = []
     for event in lines(folder / "observed"):
         kind = event.pop("kind", "")
-        if kind in ("read", "write"):
+        if kind in ("read", "write", "touched"):
             accesses.append((event["t"], kind, event))
         else:
             _take(found, kind, event)
@@ -126,7 +129,11 @@ def read(folder: Path) -> Observed:
         path = event["path"]
         if kind == "write":
             written.add(path)
-        elif path not in written or event.get("fetched"):
+            if event.get("away"):
+                _touched(found, event)
+        elif kind == "touched":
+            _touched(found, event)
+        elif path not in written or (event.get("fetched") and not _is_own(found, event)):
             found.reads.setdefault(path, tuple(event["stat"]))
             if event.get("kept"):
                 found.kept.setdefault(path, event["kept"])
@@ -145,6 +152,25 @@ def _take(found: Observed, kind: str, event: dict[str, Any]) -> None:
 def _seed(found: Observed, event: dict[str, Any]) -> None:
     if event not in found.seeds:
         found.seeds.append(event)
+
+
+def _is_own(found: Observed, event: dict[str, Any]) -> bool:
+    """Say whether what a run wrote in a cache is its own: in that of all programs, and nothing was fetched."""
+    return bool(event.get("shared")) and not found.network
+
+
+def _touched(found: Observed, event: dict[str, Any]) -> None:
+    """Take in a change outside of the run's folders.
+
+    ``made`` has what was not there before it, ``lost`` what was and was not kept.
+    """
+    if event.get("shared") and not _is_own(found, event):
+        return
+    if event["new"] and event["path"] not in found.away:
+        found.made.add(event["path"])
+    if event["lost"] and event["path"] not in found.made:
+        found.lost.append(event["path"])
+    found.away.add(event["path"])
 
 
 def _numerics(found: Observed, event: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ class Job:
     trail: dict[str, Any] = field(default_factory=dict)
     live: list[list[str]] = field(default_factory=list)
     protect: bool = False
+    layers: list[str] = field(default_factory=list)
+    guarded: list[str] = field(default_factory=list)
     keep: list[str] = field(default_factory=list)
     budget: dict[str, int] = field(default_factory=dict)
     horizon: dict[str, int] = field(default_factory=dict)

@@ -33,8 +33,11 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.utime": ((0, 3),),
     "shutil.rmtree": ((0, None),),
 }
+#: So many bytes of a file outside that is changed are kept, of so many files; and the bits that let others read.
+_MOST_OF_ONE, _MOST_COPIES, _READERS = 8_000_000, 100, 0o044
 #: A name is looked up before it is connected to: it counts once.
 _NETWORK = ("socket.getaddrinfo", "socket.connect")
+_TAKING = ("os.remove", "os.rename", "os.truncate", "shutil.rmtree")
 _NEW_FILES = ("os.rename", "os.link")
 _VARIABLES = ("os.putenv", "os.unsetenv")
 #: Those that change the file that a link leads to.
@@ -62,6 +65,10 @@ class Watcher:
         self._own = tuple(place + os.sep for place in (job.root, job.folder, *(copy for _, copy in job.live)))
         self._live = tuple(pair[0] + os.sep for pair in job.live)
         self._free = _free_folders() if job.protect else ()
+        self._layers = tuple(place.rstrip(os.sep) + os.sep for place in job.layers)
+        self._guarded = frozenset(job.guarded)
+        self._touched: set[str] = set()
+        self._copies = 0
         self._busy: set[int] = set()
         self._caches: caches.Caches | None = None
         self._told: set[str] = set()
@@ -98,8 +105,10 @@ class Watcher:
         self._busy.add(thread)
         try:
             full = _absolute(path)
-            if full is not None:
-                self._write(full) if writing else self._read(path, full)
+            if full is not None and writing:
+                self._write(full, replaces=bool(flags & os.O_TRUNC))
+            elif full is not None:
+                self._read(path, full)
         finally:
             self._busy.discard(thread)
 
@@ -114,18 +123,28 @@ class Watcher:
                     continue
                 full = None if isinstance(args[index], int) else _absolute(args[index])
                 if full is not None:
-                    self._change(full, through=event in _THROUGH_LINKS, new=event in _NEW_FILES and index == 1)
+                    new = event in _NEW_FILES and index == 1
+                    self._change(full, through=event in _THROUGH_LINKS, new=new, takes=event in _TAKING)
         finally:
             self._busy.discard(thread)
 
-    def _change(self, full: str, *, through: bool, new: bool) -> None:
-        """See to one path that is about to be changed: one may stand for what a link leads to, or become a new file."""
+    def _change(self, full: str, *, through: bool, new: bool, takes: bool) -> None:
+        """See to one path that is about to be changed.
+
+        One may stand for what a link leads to, become a new file, or have what it holds taken away.
+        """
         if self._job.protect:
             self._refuse(full)
         if self._job.live and through:
             _own_copy(full)
         if new:
             self.note_write(full)
+            return
+        place = None if full in self._written else self._away(full)
+        if place is not None and place not in self._touched:
+            lost = takes and not self._keep_old(place)
+            self._touched.add(place)
+            self._observed.event("touched", path=place, **self._facts(full, place, lost=lost))
 
     def _called(self, event: str, args: tuple[Any, ...]) -> None:
         """See to a name that is looked up, or an address that is connected to, of another machine."""
@@ -174,20 +193,23 @@ class Watcher:
             return
         if stat.S_ISREG(found.st_mode) and (place is not None or full not in self._written):
             kept = self._save(full) if full in self._keep else None
-            fields = {} if place is None else {"fetched": True}
+            fields = {} if place is None else {"fetched": True, "shared": place.shared}
             now = [found.st_size, found.st_mtime_ns, found.st_ino]
             self._observed.event("read", path=full, stat=now, t=time.time_ns(), kept=kept, **fields)
 
     def _cache(self, full: str) -> caches.Place | None:
         """Return the cache that a file lies in, and tell of each cache once; a script may name one as it goes."""
-        if self._caches is None:
-            self._caches = caches.named(os.environ, (*self._own, *self._live))
-        place = self._caches.of(full)
+        place = self._cache_of(full)
         folder = None if place is None else place.folder(full)
         if place is not None and folder not in self._told:
             self._told.add(str(folder))
             self._observed.event("cache", folder=folder, holds=place.kind)
         return place
+
+    def _cache_of(self, full: str) -> caches.Place | None:
+        if self._caches is None:
+            self._caches = caches.named(os.environ, (*self._own, *self._live))
+        return self._caches.of(full)
 
     def _save(self, full: str) -> str | None:
         """Keep a copy of an earlier run's output that this run reads: it may be overwritten in a moment."""
@@ -200,19 +222,61 @@ class Watcher:
             return None
         return name
 
-    def _write(self, full: str) -> None:
+    def _write(self, full: str, *, replaces: bool = True) -> None:
         if self._job.protect:
             self._refuse(full)
         if self._job.live:
             _own_copy(full)
         if full not in self._written and not full.startswith(("/dev/", "/proc/", self._job.folder + os.sep)):
             self._written.add(full)
-            place = self._cache(full)
-            if place is not None and place.kind == "made":
+            was_read = full in self._seen
+            cache, place = self._cache(full), self._away(full)
+            if cache is not None and cache.kind == "made":
                 return
-            if place is not None:  # what is fetched now is read next
+            if cache is not None:  # what is fetched now is read next
                 self._seen.discard(full)
-            self._observed.event("write", path=full, t=time.time_ns())
+            if place is None:
+                self._observed.event("write", path=full, t=time.time_ns())
+                return
+            lost = (not replaces or was_read) and not self._keep_old(place)
+            self._observed.event("write", path=place, away=True, **self._facts(full, place, lost=lost))
+
+    def _facts(self, full: str, place: str, *, lost: bool) -> dict[str, Any]:
+        """Return what is told of a place outside that is about to be changed."""
+        shared = {} if self._cache_of(full) is None else {"shared": True}
+        return {"t": time.time_ns(), "new": not os.path.lexists(place), "lost": lost, **shared}
+
+    def _away(self, full: str) -> str | None:
+        """Return the place of a file that lies outside of the run's folders, maybe behind a link; else None.
+
+        A cache of what can be made or fetched again is no such place.
+        """
+        place = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
+        is_own = (place + os.sep).startswith((*self._own, *self._quiet, "/dev/", "/proc/", "/sys/"))
+        cache = self._cache_of(full)
+        is_cache = caches.lies_beside(place + os.sep) or (cache is not None and not cache.shared)
+        return None if is_own or is_cache else place
+
+    def _keep_old(self, place: str) -> bool:
+        """Keep what a small file outside holds that is about to be changed, for replays to begin with the same.
+
+        Not what others may not read, nor what lies in hidden folders: programs keep tokens there. Say whether nothing
+        that was there before the run is lost.
+        """
+        try:
+            found = os.stat(place)
+        except OSError:
+            return True
+        real = os.path.realpath(place)
+        if found.st_ctime_ns > self._job.started_ns and (place in self._touched or real in self._written):
+            return True  # the run's own
+        is_open = stat.S_ISREG(found.st_mode) and bool(found.st_mode & _READERS) and "/." not in place
+        if is_open and found.st_size <= _MOST_OF_ONE and self._copies < _MOST_COPIES:
+            self._copies += 1
+            now, kept = [found.st_size, found.st_mtime_ns, found.st_ino], self._save(place)
+            self._observed.event("read", path=place, stat=now, t=time.time_ns(), kept=kept)
+            return kept is not None
+        return False
 
     def note_write(self, path: Any) -> None:
         """Tell of a file that is about to be written without Python's knowledge."""
@@ -226,11 +290,14 @@ class Watcher:
     def _refuse(self, full: str) -> None:
         """Raise unless ``full`` lies in the replay's folder, in a cache, or in a free place outside the user's tree."""
         place = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full)) + os.sep
-        if place.startswith(self._own) or (place.startswith(self._free) and not place.startswith(self._live)):
+        if place.startswith((*self._own, *self._layers)):
             return
-        if any(map(self._cache, (full + os.sep, place))):  # the home may lie in the project
+        is_cache = any(map(self._cache, (full + os.sep, place)))  # the home may lie in the project
+        is_free = is_cache or (place.startswith(self._free) and not place.startswith(self._live))
+        if is_free and place.removesuffix(os.sep) not in self._guarded:
             return
-        self._observed.event("refused", path=full)
+        if not _is_byte_code(full):  # an import goes on without
+            self._observed.event("refused", path=full)
         raise Refused(errno.EACCES, "repro: a replay does not write outside its own folder", full)
 
 
@@ -240,6 +307,10 @@ def _absolute(path: Any) -> str | None:
         return os.path.normpath(text if text[:1] == "/" else os.path.join(os.getcwd(), text))
     except (OSError, TypeError, ValueError):
         return None
+
+
+def _is_byte_code(path: str) -> bool:
+    return "/__pycache__/" in path + os.sep
 
 
 def _source_of(byte_code: str) -> str:
