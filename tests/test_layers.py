@@ -18,8 +18,10 @@ from repro.engines.layers import Layers
 
 #: As a trainer does that keeps checkpoints under the home folder and goes on from what it finds there.
 TRAIN = """\
-import os, pathlib, shutil, subprocess, sys
+import contextlib, os, pathlib, shutil, socket, subprocess, sys
 import repro
+with contextlib.suppress(OSError):  # as torchrun does: no other machine
+    socket.getaddrinfo(socket.gethostname(), 29500)
 home = pathlib.Path.home()
 folder = home / ".cache" / "trainer" / "d4"
 folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,29 @@ def test_a_private_file_that_is_appended_to_is_not_kept(project: Project, tmp_pa
     kept = [path.read_bytes() for path in project.store.rglob("*") if path.is_file()]
     assert not any(b"secret word" in data for data in kept)
     assert project.replay(check=0)["verdict"] == "IDENTICAL"
+
+
+def test_a_replay_leaves_a_cache_alone_that_its_run_may_have_fetched(project: Project, tmp_path: Path) -> None:
+    """Of a run that looked up another machine, what it wrote in ``~/.cache`` is there for its replay, and stays."""
+    project.write(
+        "train.py",
+        """\
+import os, pathlib, socket, repro
+place = pathlib.Path.home() / ".cache" / "zoo" / "weights.txt"
+try:
+    socket.getaddrinfo("zoo.invalid", 443)
+except OSError:
+    pass
+place.parent.mkdir(parents=True, exist_ok=True)
+place.write_text("fetched")
+repro.current().log(size=len(place.read_text()))
+""",
+    )
+    project.run("--", "python", "train.py", HOME=str(tmp_path))
+    place = tmp_path / ".cache" / "zoo" / "weights.txt"
+    place.write_text("another")
+    assert project.replay(check=0, HOME=str(tmp_path))["verdict"] == "IDENTICAL"
+    assert place.read_text() == "another"
 
 
 def test_layers_lie_as_high_up_as_one_disk_reaches(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def prepare(store: Store, outcome: Outcome | None, seen: Observed, own: Path) ->
     and the store kept is put back.
     """
     paths = needed(outcome, seen)
-    folders = layers.over(paths, layers.mounts())
+    folders = layers.over([*paths, *map(os.path.realpath, seen.loaded)], layers.mounts())
     if not folders:
         return Aside()
     found = Layers(own / _FOLDER, folders, (os.path.realpath(own),))

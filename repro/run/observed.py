@@ -27,6 +27,7 @@ class Observed:
     fetched: set[str] = field(default_factory=set)
     caches: dict[str, str] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)
+    loaded: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -162,9 +163,11 @@ def _is_own(found: Observed, event: dict[str, Any]) -> bool:
 def _touched(found: Observed, event: dict[str, Any]) -> None:
     """Take in a change outside of the run's folders.
 
-    ``made`` has what was not there before it, ``lost`` what was and was not kept.
+    ``made`` has what was not there before it, ``lost`` what was and was not kept; ``loaded`` what lies in the cache of
+    all programs and may have been fetched.
     """
     if event.get("shared") and not _is_own(found, event):
+        found.loaded.add(event["path"])
         return
     if event["new"] and event["path"] not in found.away:
         found.made.add(event["path"])

@@ -152,6 +152,8 @@ class Watcher:
         if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], (str, bytes)):  # noqa: PLR2004
             return
         host = os.fsdecode(address[0])
+        if host.partition(".")[0] == os.uname().nodename.partition(".")[0]:  # torchrun asks for its own machine
+            return
         is_number = ":" in host or host.replace(".", "").isdigit()
         if host in ("", "localhost", "::1", "0.0.0.0") or host.startswith("127."):  # noqa: S104  (this machine)
             return
