@@ -31,15 +31,17 @@ class Aside(NamedTuple):
 def prepare(store: Store, outcome: Outcome | None, seen: Observed, own: Path) -> Aside:
     """Lay what a run needs over the folders outside that it wrote to; ``own`` is the replay's folder.
 
-    They show what lay there when the run began, as far as it is known: what the run made is taken away, what it changed
-    and the store kept is put back.
+    They show what lay there when the run began, as far as it is known: what the run made is taken away (but for caches,
+    and what they lie in), what it changed and the store kept is put back.
     """
     paths = needed(outcome, seen)
     folders = layers.over([*paths, *map(os.path.realpath, seen.loaded)], layers.mounts())
     if not folders:
         return Aside()
     found = Layers(own / _FOLDER, folders, (os.path.realpath(own),))
-    absent = sorted(path for path in seen.made if found.covers(path) and not own.is_relative_to(path))
+    stays = map(Path, [str(own), *seen.loaded, *(seen.caches.keys() - seen.away)])
+    stay = {str(folder) for path in stays for folder in (path, *path.parents)}
+    absent = sorted(path for path in seen.made - stay if found.covers(path))
     parents = sorted({os.path.dirname(path) for path in seen.away if not _is_below(path, seen.made)})
     back = [(copy, path) for copy, path in _kept(store, outcome, found, own) if path not in seen.made]
     refusal = found.prepare(absent, [path for path in parents if found.covers(path)], back)
