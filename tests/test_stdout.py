@@ -25,6 +25,7 @@ from repro.replay import outputs, stdout
         ("n=3 <Foo object at 0x7f12ab>", "n=3 <Foo object at 0x6f00>"),
         ("SPS: 4757 return 7", "SPS: 4801 return 7"),
         ("batch_time=0.1 acc=0.9", "batch_time=0.4 acc=0.9"),
+        ("5: Finished Error in: 0.63", "5: Finished Error in: 0.10"),
         ("epoch 1 took 3.4 loss 2", "epoch 1 took 3.1 loss 2"),
     ],
 )

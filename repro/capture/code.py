@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR
 from typing import NamedTuple
@@ -61,11 +61,12 @@ class _Listing(NamedTuple):
 
 
 def capture(
-    root: Path, store: Path, repository: CodeRepository, *, outputs: dict[str, Stat], data: Iterable[str] = ()
+    root: Path, store: Path, repository: CodeRepository, *, outputs: Mapping[str, Stat | None], data: Iterable[str] = ()
 ) -> Code:
     """Capture the project in ``root`` as a git tree.
 
-    ``outputs`` are files that earlier runs left, with their stat then: they are not code while they are unchanged.
+    ``outputs`` are files that runs left, with their stat then: they are not code while they are unchanged; nor is, with
+    None, what one is writing.
     ``data`` are declared data files or folders, relative to the root.
 
     Raises:
@@ -78,7 +79,7 @@ def capture(
 
 
 def choose(
-    root: Path, store: Path, repository: CodeRepository, *, outputs: dict[str, Stat], data: Iterable[str] = ()
+    root: Path, store: Path, repository: CodeRepository, *, outputs: Mapping[str, Stat | None], data: Iterable[str] = ()
 ) -> Choice:
     """Return what `capture` would take, and what it would leave out, without reading a file; see there.
 
@@ -95,7 +96,9 @@ def choose(
         if name in layout.skipped
     ]
     candidates = stats(root, (listing.untracked | listing.nested) - listing.tracked)
-    candidates = {path: stat for path, stat in candidates.items() if outputs.get(path) != stat}
+    candidates = {
+        path: stat for path, stat in candidates.items() if path not in outputs or outputs[path] not in (None, stat)
+    }
     candidates = _without(candidates, root, list(data), own_streams())
     known = {os.fsdecode(path) for path in listing.nested}
     secrets = sorted(path for path, stat in candidates.items() if path not in known and _is_secret(root, path, stat))

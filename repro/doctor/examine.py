@@ -60,7 +60,7 @@ def examine(asked: Request, store: Store, experiment: Path | None) -> Report:
 
 
 def _choice(asked: Request, store: Store, folder: Path) -> code.Choice:
-    outputs = leftovers.known_outputs(store, asked.root) if store.exists() else {}
+    outputs = leftovers.not_code(store, asked.root) if store.exists() else {}
     declared = [os.path.relpath(asked.working_folder / where, asked.root) for where in asked.data.values()]
     repository = CodeRepository(folder / "code.git")
     return code.choose(asked.root, store.folder, repository, outputs=outputs, data=declared)

@@ -11,6 +11,7 @@ import msgspec
 from repro.record.values import MetricSpec, Outcome, Record, study_of
 from repro.replay.compare import Comparison
 from repro.replay.series import same_bits
+from repro.run import relevance
 from repro.stats import prediction
 from repro.store.store import Store
 
@@ -108,14 +109,18 @@ def worse(
 def other_seeds(store: Store, record: Record) -> list[dict[str, float]]:
     """Return the metrics of the completed runs whose recipes differ from this one's in the seed alone, itself included.
 
-    Each seed counts once; replays do not count.
+    Code that such a run did not read may differ as well. Each seed counts once; replays do not count.
     """
+    code = record.recipe.code
     wanted = study_of(record.recipe)
     found: dict[str, dict[str, float]] = {}
     for run_id in store.run_ids():
         other = store.record(run_id)
         seed = other.recipe.seeds.master
-        if other.replay_of is None and seed not in found and study_of(other.recipe) == wanted:
+        if other.replay_of is not None or seed in found:
+            continue
+        is_of_study = study_of(msgspec.structs.replace(other.recipe, code=code)) == wanted
+        if is_of_study and not relevance.of_code(store, other, code):
             outcome: Outcome | None = store.outcome(run_id)
             if outcome is not None and outcome.state == "COMPLETED":
                 found[seed] = outcome.metrics

@@ -47,6 +47,7 @@ _TIMES = re.compile(
             rf"(?<![\w.]){_NUMBER} ?{_UNITS}/{_THINGS}\b",
             rf"(?<![\w.]){_NUMBER} ?{_UNITS}(?![\w=])",
             r"\b\d+m ?\d+(?:\.\d+)?s\b",
+            rf"\b(?i:finished|done|completed|trained|fitted|loaded|built|ran|took|elapsed)\b[^0-9]*? in:? {_NUMBER}(?=\s*$)",
             r"\bat 0x[0-9a-fA-F]+",  # where an object lies in memory
         ]
     )

@@ -340,5 +340,5 @@ def current_code(store: Store, record: Record) -> str:
     root = restore.where_now(store, record)
     if not root.is_dir():
         raise UsageError(f"there is no project in {root} any more", hint="--code recorded needs none")
-    outputs = leftovers.known_outputs(store, root)
+    outputs = leftovers.not_code(store, root)
     return code.capture(root, store.folder, store.code, outputs=outputs).tree

@@ -111,7 +111,7 @@ class _Execution:
     def run(self) -> Result:
         if self.early:
             self._launch()
-        outputs = leftovers.known_outputs(self.store, self.asked.root) if self.options.given is None else {}
+        outputs = leftovers.not_code(self.store, self.asked.root) if self.options.given is None else {}
         if self.options.start is not None and self.options.given is None:
             outputs |= resume.left_by(self.options.start, self.store, self.asked.root)
         captured = seal.capture(

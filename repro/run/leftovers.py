@@ -18,6 +18,7 @@ from repro.capture.variables import is_secret_name, keyed
 from repro.capture.walk import is_secret, is_secret_folder, walk
 from repro.errors import StoreError
 from repro.record.values import FETCHED, KEPT, FileDigest
+from repro.run import observed as observations
 from repro.run.observed import Observed
 from repro.store.store import Store
 
@@ -249,6 +250,16 @@ def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
         return {name: tuple(stat) for name, stat in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError, AttributeError):
         return _rebuild_outputs(store, root)
+
+
+def not_code(store: Store, root: Path) -> dict[str, Stat | None]:
+    """Return the files of a project that runs left, with their stat, or are writing now, with None."""
+    writing: dict[str, Stat | None] = {}
+    for mark in sorted(store.open.iterdir()):
+        for path in observations.read(store.run_folder(mark.name)).writes:
+            if path.startswith(f"{root}{os.sep}"):
+                writing[os.path.relpath(path, root)] = None
+    return {**known_outputs(store, root), **writing}
 
 
 def _rebuild_outputs(store: Store, root: Path) -> dict[str, Stat]:

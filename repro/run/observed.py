@@ -34,6 +34,8 @@ class Observed:
     data: dict[str, str] = field(default_factory=dict)
     live_modules: list[list[str]] = field(default_factory=list)
     blind: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+    missing: list[str] | None = None
     nondeterministic: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     loaders: list[dict[str, Any]] = field(default_factory=list)
@@ -86,6 +88,8 @@ class Observed:
             "refused": self.refused,
             "data": self.data,
             "blind": self.blind,
+            "listed": sorted(set(self.listed)),
+            "missing": self.missing,
             "nondeterministic": self.nondeterministic,
             "failures": self.failures,
             "loaders": self.loaders,
@@ -186,6 +190,7 @@ def _modules(found: Observed, event: dict[str, Any]) -> None:
     found.ended.add(event["pid"])
     found.live_modules += event["live"]
     found.blind = sorted({*found.blind, *event["blind"]})
+    found.missing = sorted({*(found.missing or ()), *event.get("missing", ())})
 
 
 _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
@@ -203,6 +208,7 @@ _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "epoch-end": lambda found, event: found.checkpoints.append({"kind": "epoch-end", **event}),
     "resumed": lambda found, event: found.resumed.append(event),
     "stream": lambda found, event: found.streams.append(event["name"]),
+    "listed": lambda found, event: found.listed.append(event["path"]),
     "network": lambda found, event: found.network.append(f"{event['host']}:{event['port']}"),
     "restarted": lambda found, event: found.restarted.append(event),
     "killed": lambda found, event: found.killed.append(event["pid"]),

@@ -16,7 +16,7 @@ from repro.capture.code import Stat
 from repro.errors import StoreDamagedError, UsageError
 from repro.record import devices, differences, seeds
 from repro.record.values import Outcome, Recipe, Record, recipe_digest
-from repro.run import conclude, leftovers, observed, recover, trails
+from repro.run import conclude, leftovers, observed, recover, relevance, trails
 from repro.run.conclude import FOLDER
 from repro.run.request import Request
 from repro.store.store import Store
@@ -258,11 +258,16 @@ def left_by(start: Start, store: Store, root: Path) -> dict[str, Stat]:
 
 
 def check_recipe(start: Start, found: Record, store: Store) -> None:
-    """Raise UsageError unless the recipe that was captured now is the one that is to be continued."""
+    """Raise UsageError unless the recipe that was captured now is the one that is to be continued.
+
+    Code that has changed counts where the run may have read what has changed (`relevance`).
+    """
     before = start.record
-    if recipe_digest(_until(found.recipe, start)) == recipe_digest(_until(before.recipe, start)):
+    changes = relevance.of_code(store, before, found.recipe.code)
+    recipe = found.recipe if changes else msgspec.structs.replace(found.recipe, code=before.recipe.code)
+    if recipe_digest(_until(recipe, start)) == recipe_digest(_until(before.recipe, start)):
         return
-    names = [f"{item.path} ({item.status})" for item in store.code.changes(before.recipe.code, found.recipe.code)]
+    names = [f"{item.path} ({item.status})" for item in changes]
     names += [
         item.path
         for item in differences.compare(before, found)

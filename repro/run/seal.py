@@ -36,7 +36,7 @@ class Captured(NamedTuple):
     record: Record
     code: code_capture.Code
     sources: dict[str, Path]
-    outputs: dict[str, code_capture.Stat]
+    outputs: Mapping[str, code_capture.Stat | None]
     environment: packages.Environment
 
 
@@ -64,7 +64,7 @@ def capture(
     python: Interpreter | None,
     settings: Settings,
     environment: Mapping[str, str],
-    outputs: dict[str, code_capture.Stat],
+    outputs: Mapping[str, code_capture.Stat | None],
     given: Given | None,
 ) -> Captured:
     """Capture everything and return the record, not yet sealed.
@@ -221,7 +221,7 @@ def _installed(python: Interpreter | None, store: Store, given: Given | None) ->
 
 
 def _code(
-    request: Request, store: Store, outputs: dict[str, code_capture.Stat], given: Given | None
+    request: Request, store: Store, outputs: Mapping[str, code_capture.Stat | None], given: Given | None
 ) -> code_capture.Code:
     if given is not None:
         layout = Layout(given.project["folders"], {}, complete=True)

@@ -63,7 +63,7 @@ def study(
         ReproError: when a replicate could not be started.
     """
     recover.recover(store)
-    template = pool.capture(store, make(seeds[0]), cold=cold)
+    template = there.with_known_code(pool.capture(store, make(seeds[0]), cold=cold), watcher.said)
     template, workers = pool.share(template, workers, watcher.said)
     requests = {f"seed {seed}": make(seed) for seed in seeds}
     found = gather(template, requests, workers, watcher)

@@ -13,7 +13,7 @@ from repro.seeds import plan
 from repro.seeds.plan import Replicate
 from repro.seeds.study import Watcher, gather, whole
 from repro.store.store import Store
-from repro.trials import pool
+from repro.trials import pool, there
 
 
 class Varied(NamedTuple):
@@ -54,7 +54,7 @@ def vary(
         ReproError: when a run could not be started, or the first one did not complete.
     """
     recover.recover(store)
-    template = pool.capture(store, request, cold=cold)
+    template = there.with_known_code(pool.capture(store, request, cold=cold), watcher.said)
     template, workers = pool.share(template, workers, watcher.said)
     twice = gather(template, {plan.HELD: request, plan.AGAIN: request}, workers, watcher, whole)
     held, again = twice.runs[plan.HELD], twice.runs[plan.AGAIN]

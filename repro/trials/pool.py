@@ -43,7 +43,7 @@ def capture(store: Store, request: Request, *, cold: bool = False) -> Template:
     """
     seal.check_arguments(request)
     found = setting.settle(request, None, {})
-    outputs = leftovers.known_outputs(store, request.root)
+    outputs = leftovers.not_code(store, request.root)
     captured = seal.capture(request, store, clock.new_run_id(), found.python, found.settings, found.env, outputs, None)
     study = study_of(captured.record.recipe).removeprefix("sha256:")[:16]
     return Template(store, captured.record, found.env, study, cold=cold, python=found.python)

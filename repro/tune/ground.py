@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from repro.errors import UsageError
-from repro.record.values import Recipe, recipe_digest
+from repro.record.values import Recipe, Record, recipe_digest
+from repro.run import relevance
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
 from repro.trials.slot import Template
@@ -146,9 +147,9 @@ def _keep_code(
     if must and options.recorded:
         said(f"going on with the code that study {before.study_id} was begun with, not as it is now ({shown})")
         return kept
-    seen = set() if options.exact or names else _opened(store, before.study_id)
-    touched = sorted(set(changed) & seen)
-    if seen and not touched:
+    records = [] if options.exact or names else _records(store, before.study_id)
+    touched = sorted({item.path for one in records for item in relevance.of_code(store, one, recipe.code)})
+    if records and not touched:
         said(f"the code counts as the same: no run of study {before.study_id} opened what has changed ({shown})")
         return kept
     if must:
@@ -159,15 +160,10 @@ def _keep_code(
     return template
 
 
-def _opened(store: Store, study_id: str) -> set[str]:
-    """Return the files of the project that the runs of a study opened, relative to its root."""
-    mine = (run_id for run_id in store.run_ids() if _is_of(store, run_id, study_id))
-    return set().union(*(known.opened(store, run_id) for run_id in mine))
-
-
-def _is_of(store: Store, run_id: str, study_id: str) -> bool:
-    launch = store.record(run_id).circumstances["launch"]
-    return launch.get("study") == study_id and store.outcome(run_id) is not None
+def _records(store: Store, study_id: str) -> list[Record]:
+    """Return the records of a study's runs that are over."""
+    records = (store.record(run_id) for run_id in store.run_ids() if store.outcome(run_id) is not None)
+    return [one for one in records if one.circumstances["launch"].get("study") == study_id]
 
 
 def earlier_codes(store: Store, folder: StudyFolder) -> list[Mapping[str, str]]:

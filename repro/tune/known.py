@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import msgspec
 from repro.capture.data import StatCache
 from repro.errors import UsageError
 from repro.record.values import Outcome, Recipe, recipe_digest
-from repro.run import observed, resume
+from repro.run import relevance, resume
 from repro.store import index
 from repro.store.store import Store
 from repro.trials import there
@@ -31,13 +30,6 @@ def with_code(recipe: Recipe, code: Mapping[str, str]) -> Recipe:
     """Return a recipe under other code, as a study's identity has it."""
     sources = {name: tree for name, tree in code.items() if name != PROJECT}
     return msgspec.structs.replace(recipe, code=code[PROJECT], sources=sources)
-
-
-def opened(store: Store, run_id: str) -> set[str]:
-    """Return the files that a run opened in its own folder, relative to the project's root."""
-    place = store.record(run_id).circumstances["project"]["place"] + os.sep
-    seen = observed.read(store.run_folder(run_id))
-    return {path.removeprefix(place) for path in seen.reads if path.startswith(place)}
 
 
 class Known:
@@ -89,8 +81,8 @@ class Known:
             other = with_code(recipe, code)
             runs = self._results.get(recipe_digest(other), [])
             if runs and other.code != recipe.code and other.sources == recipe.sources:
-                changed = {item.path for item in self._store.code.changes(other.code, recipe.code)}
-                yield from (run for run in runs if not changed & opened(self._store, run))
+                records = map(self._store.record, runs)
+                yield from (one.run_id for one in records if not relevance.of_code(self._store, one, recipe.code))
 
     def add(self, recipe: Recipe, run_id: str) -> None:
         """Take note of a run that was made now."""

@@ -23,6 +23,7 @@ _SIGKILL = 9
 
 _job: Job | None = None
 _observed: Lines | None = None
+_watcher: Any = None
 _trail: Any = None
 _streams: list[Any] = []
 
@@ -57,7 +58,7 @@ def wait_for_seal() -> None:
 
 def start(folder: str) -> Job:
     """Set everything up for this process and return its job."""
-    global _job, _observed
+    global _job, _observed, _watcher
     _job = Job.read(folder)
     os.environ.update(caches.moved(os.environ, _job.live))
     _observed = Lines(folder, "observed")
@@ -67,7 +68,7 @@ def start(folder: str) -> Job:
 
     imports.on_failure.append(_cannot_watch)
     redirect.install(_job)
-    watcher = Watcher(_job, _observed)
+    watcher = _watcher = Watcher(_job, _observed)
     watcher.install()
     seeding.install(_job, _observed)
     determinism.install(_job, _observed)
@@ -192,7 +193,8 @@ def _look_at_end() -> None:
         return
     from repro.worker import modules
 
-    _observed.event("modules", pid=os.getpid(), **modules.origins(_job))
+    missing = [] if _watcher is None else _watcher.missing()
+    _observed.event("modules", pid=os.getpid(), missing=missing, **modules.origins(_job))
     torch = sys.modules.get("torch")
     if torch is not None:
         from repro.worker.determinism import numerics

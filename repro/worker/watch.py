@@ -19,6 +19,11 @@ from repro.base import caches
 from repro.worker.job import Job, Lines
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_LISTINGS = ("os.listdir", "os.scandir")
+#: Who lists the folders of modules in search of one, or of what is installed: no listing of the script's.
+_LIBRARY = os.path.dirname(os.__file__)
+_SEARCHES = ("<frozen importlib", f"{_LIBRARY}/importlib/", f"{_LIBRARY}/pkgutil")
+_MOST_MISSING = 2_000
 #: Audit events that change files by name: where each has the path, and the descriptor the path is relative to.
 _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.remove": ((0, 1),),
@@ -60,6 +65,8 @@ class Watcher:
         self._observed = observed
         self._seen: set[str] = set()
         self._written: set[str] = set()
+        self._imported: set[str] = set()
+        self._folders: set[str] = set()
         self._keep = frozenset(job.keep)
         self._quiet = tuple(dict.fromkeys([*_interpreter_folders(), job.folder + os.sep]))
         self._own = tuple(place + os.sep for place in (job.root, job.folder, *(copy for _, copy in job.live)))
@@ -77,14 +84,19 @@ class Watcher:
         """Start watching; an audit hook cannot be taken off again."""
         changes = _CHANGES
         opened, changed, connected, called = self._opened, self._changed, self._connected, self._called
+        imported, listed = self._imported.add, self._listed
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             if event == "open":
                 opened(args)
             elif event in changes:
                 changed(event, args)
-            elif event == "import" and args[1]:  # a compiled module: the dynamic linker reads it
-                opened((args[1], None, 0))
+            elif event == "import":
+                imported(args[0])
+                if args[1]:  # a compiled module: the dynamic linker reads it
+                    opened((args[1], None, 0))
+            elif event in _LISTINGS:
+                listed(args[0], sys._getframe(1).f_code.co_filename)
             elif event == "sqlite3.connect":
                 connected(args[0])
             elif event in _NETWORK:
@@ -93,6 +105,26 @@ class Watcher:
                 self._caches = None
 
         sys.addaudithook(hook)
+
+    def _listed(self, path: Any, by: str) -> None:
+        """Take note of a folder of the user's that is listed; in an import, modules that were not there are noted."""
+        is_search = by.startswith(_SEARCHES) or "/pkg_resources/" in by
+        full = None if is_search or isinstance(path, int) else _absolute(path or ".")
+        if full is not None and full not in self._folders and not full.startswith(self._quiet):
+            self._folders.add(full)
+            if f"{full}/".startswith(self._own):
+                self._observed.event("listed", path=full)
+
+    def missing(self) -> list[str]:
+        """Return the modules that were looked for and are not there: at the top, or in a package of the user's own."""
+        names = (name for name in self._imported if name not in sys.modules)
+        return sorted(name for name in names if self._is_own_package(name.rpartition(".")[0]))[:_MOST_MISSING]
+
+    def _is_own_package(self, package: str) -> bool:
+        if not package:
+            return True
+        file = getattr(sys.modules.get(package), "__file__", None)
+        return package not in sys.modules or (isinstance(file, str) and file.startswith(self._own))
 
     def _opened(self, args: tuple[Any, ...]) -> None:
         path, _, flags = args
