@@ -213,7 +213,10 @@ def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> No
         click.echo(f"  first difference: {_place(compared.first_difference)}")
     _print_metrics(compared)
     if found.run_id is not None and compared.metrics:
-        curves = metrics.series(store.run_folder(found.replay_of)), metrics.series(store.run_folder(found.run_id))
+        folders = store.run_folder(found.replay_of), store.run_folder(found.run_id)
+        curves = [
+            {name: metrics.by_step(points) for name, points in metrics.series(folder).items()} for folder in folders
+        ]
         for line in plot.parting(*curves, names=list(compared.metrics)):
             click.echo(f"  {line}")
 

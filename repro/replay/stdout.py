@@ -33,6 +33,7 @@ _DAY = (
 )
 _THINGS = r"(?:it|step|batch|token|tok|sample|example|img|image|frame|episode|row|epoch|iter)(?:e?s)?"
 _UNITS = r"(?:ns|us|\u00b5s|\u03bcs|ms|msecs?|s|secs?|seconds?|mins|minutes?|hrs|hours?)"
+_ENDS = "finished|done|completed|trained|fitted|loaded|built|ran|took|elapsed"
 #: Times by their form, wherever they stand.
 _TIMES = re.compile(
     "|".join(
@@ -47,7 +48,7 @@ _TIMES = re.compile(
             rf"(?<![\w.]){_NUMBER} ?{_UNITS}/{_THINGS}\b",
             rf"(?<![\w.]){_NUMBER} ?{_UNITS}(?![\w=])",
             r"\b\d+m ?\d+(?:\.\d+)?s\b",
-            rf"\b(?i:finished|done|completed|trained|fitted|loaded|built|ran|took|elapsed)\b[^0-9]*? in:? {_NUMBER}(?=\s*$)",
+            rf"\b(?i:{_ENDS})\b[^0-9]*? in:? {_NUMBER}(?=\s*$)",
             r"\bat 0x[0-9a-fA-F]+",  # where an object lies in memory
         ]
     )

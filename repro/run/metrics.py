@@ -38,15 +38,16 @@ def read(folder: Path) -> Iterator[Point]:
 
 
 def series(folder: Path) -> dict[str, list[Point]]:
-    """Return the points of each metric, by their steps; those without one come first, in their order."""
+    """Return the points of each metric, in the order of each process."""
     found: dict[str, list[Point]] = {}
     for point in read(folder):
         found.setdefault(point.name, []).append(point)
-    return {name: sorted(points, key=_step) for name, points in found.items()}
+    return found
 
 
-def _step(point: Point) -> int:
-    return -1 if point.step is None else point.step
+def by_step(points: Sequence[Point]) -> list[Point]:
+    """Return points by their steps; those without one come first, in their order."""
+    return sorted(points, key=lambda point: -1 if point.step is None else point.step)
 
 
 def final(points: Sequence[Point]) -> float | None:
