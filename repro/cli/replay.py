@@ -214,10 +214,10 @@ def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> No
     _print_metrics(compared)
     if found.run_id is not None and compared.metrics:
         folders = store.run_folder(found.replay_of), store.run_folder(found.run_id)
-        curves = [
+        before, after = (
             {name: metrics.by_step(points) for name, points in metrics.series(folder).items()} for folder in folders
-        ]
-        for line in plot.parting(*curves, names=list(compared.metrics)):
+        )
+        for line in plot.parting(before, after, names=list(compared.metrics)):
             click.echo(f"  {line}")
 
 
