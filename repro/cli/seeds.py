@@ -17,6 +17,7 @@ from repro.run.request import Request
 from repro.seeds import examples, fork, plan, report, sources, studies, study, vary
 from repro.seeds.plan import Replicate
 from repro.store.store import Store
+from repro.trials import failures
 
 _YAML = (".yaml", ".yml")
 _STUDY = re.compile("last|[0-9a-f]{1,16}")
@@ -96,6 +97,9 @@ def run(
     else:
         for line in said.lines:
             click.echo(line)
+    if said.document["failed"] == said.document["n"]:
+        ends = {item.get("varied", f"seed {item['seed']}"): item["run_id"] for item in said.document["runs"]}
+        failures.need_one_completed(_opened(words, options)[1], ends, "replicates")
     return said.code
 
 

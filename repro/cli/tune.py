@@ -13,6 +13,7 @@ from repro.cli import common
 from repro.cli.tuning import Progress
 from repro.errors import UsageError
 from repro.store.store import Store
+from repro.trials import failures
 from repro.tune import base as bases
 from repro.tune import finalists, method, real, report, simulation, specification, tabled
 from repro.tune.ground import Options
@@ -79,6 +80,9 @@ def command(
     if not found["run_now"]:
         _say("all of it was there already: nothing was run")
     _print(found, report.lines(found), as_json)
+    if study.table is None:
+        ends = {f"trial {item['trial']}": item["run_id"] for item in found["trials"]}
+        failures.need_one_completed(store, ends, "trials")
     return 0
 
 

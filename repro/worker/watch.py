@@ -16,6 +16,7 @@ from importlib._bootstrap_external import source_from_cache
 from typing import Any
 
 from repro.base import caches
+from repro.worker import links
 from repro.worker.job import Job, Lines
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -168,9 +169,9 @@ class Watcher:
         if self._job.protect:
             self._refuse(full)
         if self._job.live and through:
-            _own_copy(full)
-        if new:
-            self.note_write(full)
+            links.own_copy(full, self._own)
+        if new:  # what was at its name gives way, also a link
+            self._write(full, through=False)
             return
         place = None if full in self._written else self._away(full)
         if place is not None and place not in self._touched:
@@ -202,12 +203,20 @@ class Watcher:
             return
         name, _, query = text.removeprefix("file:").partition("?") if text.startswith("file:") else (text, "", "")
         full = None if "mode=memory" in query else _absolute(name)
-        if full is None:
+        thread = get_ident()
+        if full is None or thread in self._busy:
             return
-        if os.path.exists(full):
-            self._read(None, full)
-        if "mode=ro" not in query and "immutable=1" not in query:
-            self._write(full)
+        self._busy.add(thread)
+        try:
+            if os.path.exists(full):
+                self._read(None, full)
+            if "mode=ro" not in query and "immutable=1" not in query:
+                self._write(full)
+                for beside in ("-wal", "-journal"):  # SQLite goes on from what they hold
+                    if self._job.live and os.path.lexists(full + beside):
+                        links.own_copy(full + beside, self._own)
+        finally:
+            self._busy.discard(thread)
 
     def _read(self, path: Any, full: str) -> None:
         if full.endswith(".pyc"):
@@ -256,11 +265,11 @@ class Watcher:
             return None
         return name
 
-    def _write(self, full: str, *, replaces: bool = True) -> None:
+    def _write(self, full: str, *, replaces: bool = True, through: bool = True) -> None:
         if self._job.protect:
             self._refuse(full)
-        if self._job.live:
-            _own_copy(full)
+        if self._job.live and through:
+            links.own_copy(full, self._own)
         if full not in self._written and not full.startswith(("/dev/", "/proc/", self._job.folder + os.sep)):
             self._written.add(full)
             was_read = full in self._seen
@@ -315,8 +324,14 @@ class Watcher:
     def note_write(self, path: Any) -> None:
         """Tell of a file that is about to be written without Python's knowledge."""
         full = None if isinstance(path, int) else _absolute(path)
-        if full is not None:
+        thread = get_ident()
+        if full is None or thread in self._busy:
+            return
+        self._busy.add(thread)
+        try:
             self._write(full)
+        finally:
+            self._busy.discard(thread)
 
     def _is_system(self, full: str) -> bool:
         return full.startswith(_SYSTEM) and not full.startswith((*self._own, "/dev/shm/"))  # noqa: S108  (data lies there)
@@ -356,16 +371,6 @@ def _source_of(byte_code: str) -> str:
         return os.path.normpath(source_from_cache(byte_code))
     except (NotImplementedError, ValueError):
         return byte_code
-
-
-def _own_copy(full: str) -> None:
-    """Replace a link that the replay made to a file of the user's by a copy, before it is written to."""
-    if os.path.islink(full) and os.path.isfile(full):
-        import shutil
-
-        temporary = full + ".repro-copy"
-        shutil.copy2(full, temporary)
-        os.replace(temporary, full)
 
 
 def _interpreter_folders() -> list[str]:
