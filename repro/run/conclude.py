@@ -138,6 +138,9 @@ def _gaps(
         gaps.append(Gap(what="files read", reason=reason))
     if seen.failures:
         gaps.append(Gap(what="trail", reason=f"a step could not be read: {seen.failures[0]}"))
+    if seen.unplaced:
+        why = ", ".join(sorted({event["why"] for event in seen.unplaced}))
+        gaps.append(Gap(what="seeds", reason=f"{why}: which of them draws which numbers is a matter of time"))
     frames = [frame for item in found for frame in item.frames]
     hidden = sum(1 for frame in frames if frame.flags & form.HIDDEN)
     if hidden:

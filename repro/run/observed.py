@@ -49,6 +49,7 @@ class Observed:
     restarted: list[dict[str, Any]] = field(default_factory=list)
     network: list[str] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
+    unplaced: list[dict[str, Any]] = field(default_factory=list)
     ended: set[int] = field(default_factory=set)
 
     def unended(self, parent: int = 0) -> int:
@@ -99,6 +100,7 @@ class Observed:
             "streams": sorted(set(self.streams)),
             "restarted": self.restarted,
             "network": self.network,
+            "unplaced": self.unplaced,
         }
 
 
@@ -196,6 +198,7 @@ def _modules(found: Observed, event: dict[str, Any]) -> None:
 _TAKERS: Mapping[str, Callable[[Observed, dict[str, Any]], object]] = {
     "process": lambda found, event: found.processes.append(event),
     "seed": _seed,
+    "unplaced": lambda found, event: found.unplaced.append(event),
     "numerics": _numerics,
     "cache": lambda found, event: found.caches.setdefault(event["folder"], event["holds"]),
     "refused": lambda found, event: found.refused.append(event["path"]),

@@ -1,6 +1,6 @@
 """Seeds of the global generators, and the user's own seeding: left alone, and recorded with the line that made it.
 
-Each process draws from a place of its own: its rank, and where it stands among the children of others. What would come
+Each process draws from a place of its own: its rank, and whose child it is (`repro.worker.places`). What would come
 from the operating system's entropy under plain python comes from the master seed instead: the first state of each
 generator, and Python's `random` in a forked child, which reseeds itself there.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from repro.record import seeds
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines, rank
+from repro.worker.places import Place
 
 #: Seeding that these make is part of how they work, not the user's.
 _LIBRARIES = ("torch", "numpy", "random")
@@ -39,15 +40,15 @@ def install(job: Job, observed: Lines) -> None:
         when_imported("multiprocessing.process", seeder.spawned)
 
 
-def forks() -> int:
-    """Return how often this process has forked: it says where the next child draws from."""
-    return 0 if _seeder is None else _seeder.forks
+def forks() -> tuple[int, int]:
+    """Return how many children this process has forked, and programs started: they say where the next draws from."""
+    return (0, 0) if _seeder is None else (_seeder.forks, _seeder.place.started)
 
 
-def set_forks(count: int) -> None:
-    """Number the next forks from ``count`` on, as in the run that this one goes on from."""
+def set_forks(counts: tuple[int, int]) -> None:
+    """Number the next children from ``counts`` on, as in the run that this one goes on from."""
     if _seeder is not None:
-        _seeder.forks = count
+        _seeder.forks, _seeder.place.started = counts
 
 
 def restart(replicate: int) -> None:
@@ -70,8 +71,9 @@ class _Seeder:
     def __init__(self, job: Job, observed: Lines) -> None:
         self._job = job
         self._observed = observed
-        self._lineage: tuple[int, ...] = ()
+        self.place = Place(job.folder, observed)
         self.forks = 0
+        self.place.watch(self.count_spawned)
         self.replicate = job.replicates.get("global", 0)
         self._seeders: list[Callable[[], object]] = []
         self._said: Counter[tuple[str, str, int]] = Counter()
@@ -94,12 +96,11 @@ class _Seeder:
         self._watch([module.cuda, module.cuda.random], "manual_seed_all", "torch.cuda.manual_seed_all")
 
     def spawned(self, module: ModuleType) -> None:
-        """Seed a process that `multiprocessing` spawned anew once it knows which of its parent's children it is."""
+        """Seed a process that `multiprocessing` spawned anew when its work begins, whatever its imports drew."""
         original = module.BaseProcess._bootstrap
 
         @functools.wraps(original)
         def bootstrap(process: Any, *args: Any, **kwargs: Any) -> Any:
-            self._lineage = tuple(process._identity)
             self.seed_all()
             return original(process, *args, **kwargs)
 
@@ -112,16 +113,19 @@ class _Seeder:
     def count_fork(self) -> None:
         self.forks += 1
 
+    def count_spawned(self) -> int:
+        self.forks += 1
+        return self.forks
+
     def forked(self) -> None:
-        self._lineage = (*self._lineage, self.forks)
+        self.place.forked(self.forks)
         self.forks = 0
 
     def _begin(self, seed: Callable[[int], object], library: str, bits: int) -> Callable[[], object]:
         """Seed a library now, and return the function that does it again for another place."""
 
         def again() -> None:
-            child = "".join(f"/{number}" for number in self._lineage)
-            name, size = f"global.{library}{child}", 64 if bits > 32 else 32  # noqa: PLR2004
+            name, size = f"global.{library}{self.place.own}", 64 if bits > 32 else 32  # noqa: PLR2004
             number = seeds.integer(self._job.seed, name, size, replicate=self.replicate, rank=rank())
             seed(number >> (-bits % 32))
 
