@@ -161,6 +161,7 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
         "until": found.until,
         "environment": found.environment,
         "denied": found.denied,
+        "apart": found.apart,
         "killed": found.killed,
         "cut": found.cut,
     }
@@ -200,6 +201,7 @@ def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
             yield "files that differ (they decide nothing)", [item["path"] for item in compared.files]
     yield "the run itself", found.notes if found.verdict == "DIFFERENT" else []
     yield "denied", found.denied
+    yield "not there as when the run began", found.apart if found.verdict != "IDENTICAL" else []
     yield "gaps", found.gaps
 
 

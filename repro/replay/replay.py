@@ -53,6 +53,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     environment: dict[str, Any] = {}
     denied: list[str] = []
+    apart: list[str] = []
     killed: bool = False
     cut: str | None = None
 
@@ -360,6 +361,7 @@ def _judge(
         until=asked.until if stopped else None,
         environment=_kind(result.record),
         denied=[*denied, *(f"a write to {path}" for path in seen.refused)],
+        apart=[*restored.apart],
         killed=killed is not None,
         cut=None if cut is None else cuts.words(original, cut),
     )

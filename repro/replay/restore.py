@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from repro.base import digest
-from repro.capture import data
+from repro.capture import beside, data
 from repro.capture.data import StatCache
 from repro.capture.walk import environments, folders_of, is_secret, walk
-from repro.errors import ReproError
+from repro.errors import ReproError, StoreDamagedError
 from repro.record.values import FETCHED, KEPT, FileDigest, Outcome, Record
 from repro.replay import repository
 from repro.replay.mirror import Mirror
@@ -35,7 +36,8 @@ class Restored(NamedTuple):
     """The project's place in the replay, where the user stood, the live places with their copies, and what is amiss.
 
     ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more,
-    ``gone`` (as absolute paths) those that a program is to fetch again.
+    ``gone`` (as absolute paths) those that a program is to fetch again; ``apart`` says of files beside the code which
+    are not there as they were.
     """
 
     place: Path
@@ -44,6 +46,7 @@ class Restored(NamedTuple):
     changed: list[tuple[str, str | None, str | None]]
     lost: list[str]
     gone: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 def restore(
@@ -103,6 +106,7 @@ class _Restoring:
         sources = record.recipe.sources
         self.code = code or record.recipe.code
         self.gone: list[str] = []
+        self.apart: list[str] = []
         inputs = [] if outcome is None else outcome.inputs
         self.back = {self.root / item.path: str(item.digest) for item in inputs if item.path in put_back}
         self.trees = {str(self.root): self.code} | {
@@ -129,7 +133,15 @@ class _Restoring:
             for name in older:
                 self.mirror.link(self.now / name, self.root / name)
         self._make_repository()
-        return Restored(self.mirror.at(self.root), stand, tuple(self.live.items()), changed, lost, tuple(self.gone))
+        return Restored(
+            self.mirror.at(self.root),
+            stand,
+            tuple(self.live.items()),
+            changed,
+            lost,
+            tuple(self.gone),
+            tuple(self.apart),
+        )
 
     def _make_repository(self) -> None:
         """Make the project's place a repository of its own, where the project is known to have been one."""
@@ -270,19 +282,53 @@ class _Restoring:
 
         A reader or a listing that nobody saw is to find what it found then, and not what came later.
         """
-        began = datetime.fromisoformat(self.record.created).timestamp() * 1e9
+        listed = self._listing()
         older: list[str] = []
         other: list[str] = []
-        for path in _files(self.now, self.store.folder):
-            name = path[len(str(self.now)) + 1 :]
-            try:
-                is_older = os.stat(path, follow_symlinks=False).st_ctime_ns < began
-            except OSError:
-                continue
-            is_free = is_older and not is_secret(os.path.basename(path))
-            is_free = is_free and not os.path.lexists(self.mirror.at(self.root / name))
-            (older if is_free else other).append(name)
+        for entry in beside.files(self.now, walk(self.now, self.store.folder).folders):
+            name = entry.path[len(str(self.now)) + 1 :]
+            is_free = listed is None and self._is_older(entry) and not is_secret(entry.name)
+            if listed is None or name not in listed:
+                (older if is_free and not self._is_there(name) else other).append(name)
+        if listed is not None:
+            older = [name for name in listed if os.path.lexists(self.now / name) and not self._is_there(name)]
+            self._tell(listed, older, [name for name in other if not self._is_there(name)])
         return older, other
+
+    def _listing(self) -> dict[str, int] | None:
+        """Return what was listed when the run began; None where nothing was."""
+        name = self.project.get("beside")
+        if name is None:
+            return None
+        try:
+            return beside.read(self.store.objects.path(name).read_bytes())
+        except (OSError, ValueError, zlib.error) as error:
+            where = self.store.objects.path(name)
+            raise StoreDamagedError(f"{where} is no listing: {error}", hint="repro verify") from error
+
+    def _is_older(self, entry: os.DirEntry[str]) -> bool:
+        """Say whether a file has not changed since the run began, by its times."""
+        began = datetime.fromisoformat(self.record.created).timestamp() * 1e9
+        try:
+            return entry.stat(follow_symlinks=False).st_ctime_ns < began
+        except OSError:
+            return False
+
+    def _is_there(self, name: str) -> bool:
+        return os.path.lexists(self.mirror.at(self.root / name))
+
+    def _tell(self, listed: dict[str, int], older: list[str], later: list[str]) -> None:
+        """Name what is not in the replay as the run had it: what came later, is gone, or has another size."""
+        known = {item.path for item in (*self.outcome.inputs, *self.outcome.outputs)} if self.outcome else set()
+        sizes = {name: os.lstat(self.now / name).st_size for name in older}
+        gone = (name for name in listed if name not in sizes and not self._is_there(name))
+        self.apart += [f"{name}: came after the run began, and is left out" for name in later if name not in known]
+        self.apart += [f"{name}: lay there when the run began, and is gone" for name in gone if name not in known]
+        self.apart += [
+            f"{name}: had {listed[name]:,} bytes when the run began, has {size:,}"
+            for name, size in sizes.items()
+            if size != listed[name] and name not in known
+        ]
 
     def _link_folders(self, older: list[str], other: list[str]) -> None:
         """Link the topmost folders that hold nothing but such files."""
@@ -307,14 +353,3 @@ def where_now(store: Store, record: Record) -> Path:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _files(root: Path, store: Path) -> Iterator[str]:
-    for folder in ["", *walk(root, store).folders]:
-        try:
-            with os.scandir(root / folder) as entries:
-                yield from sorted(
-                    entry.path for entry in entries if entry.name != ".git" and not entry.is_dir(follow_symlinks=False)
-                )
-        except OSError:
-            continue

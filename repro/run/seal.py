@@ -15,9 +15,9 @@ import msgspec
 
 from repro import __version__
 from repro.base import clock
+from repro.capture import beside, git, hardware, head, lock, packages, program, providers, variables
 from repro.capture import code as code_capture
 from repro.capture import data as data_capture
-from repro.capture import git, hardware, head, lock, packages, program, providers, variables
 from repro.capture.interpreter import Interpreter
 from repro.capture.walk import Layout
 from repro.environments import wheels
@@ -370,10 +370,17 @@ def _project(
         "store": str(store.folder),
         "sources": {name: str(path) for name, path in sources.items()},
         "folders": code.layout.folders,
+        "beside": _beside(request, store, code) if given is None else given.project.get("beside"),
         "left_out": code.left_out,
         "user": os.environ.get("USER", ""),
         "supervisor": sys.executable,
     }
+
+
+def _beside(request: Request, store: Store, code: code_capture.Code) -> str | None:
+    """Keep a listing of what lies beside the code; None where that is too much."""
+    found = beside.listing(request.root, code.layout.folders, code.stats) if code.layout.complete else None
+    return None if found is None else store.objects.add(found)
 
 
 def check_arguments(request: Request) -> None:

@@ -36,6 +36,18 @@ class Objects:
                 files.sync_folder(place.parent)
         return name
 
+    def add(self, data: bytes) -> str:
+        """Keep bytes as an object; return their digest."""
+        name = digest.of_bytes(data)
+        if self.path(name).exists():
+            return name
+        with files.disk_errors("write", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".keep-") as scratch:
+                copy = Path(scratch, "copy")
+                copy.write_bytes(data)
+                return self.take(copy)
+
     def keep(self, source: Path, name: str) -> bool:
         """Keep a copy of a user's file whose digest is ``name``; return False if it is another by now."""
         if self.path(name).exists():
