@@ -103,6 +103,8 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
         if asked.keep:
             (folder / "kept").touch()
         restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
+        for path, _ in restored.from_store:
+            asked.say(f"repro: {path} is gone; the replay has the bytes that the run read, from the store")
         layer = _aside(store, record, outcome, plan, asked, folder)
         result, denied = _run(store, record, restored, plan, asked, folder, layer)
         _go_on(result)
@@ -413,6 +415,10 @@ def _overruled(
         reason = f"{changed[0]} is not what it was when the run began: the run changed it, and nobody kept it"
     elif found.verdict != "IDENTICAL" and (stale := restore.not_recorded(restored, seen.reads)):
         reason = f"{stale[0]} was read by its absolute path, and is not what was recorded"
+    elif found.verdict != "IDENTICAL" and (
+        unread := next((path for path, copy in restored.from_store if copy not in seen.reads), None)
+    ):
+        reason = f"{unread} is gone; what the store kept of it was not read in the replay's folder"
     if reason is None:
         return found
     return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)

@@ -37,7 +37,8 @@ class Restored(NamedTuple):
 
     ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more,
     ``gone`` (as absolute paths) those that a program is to fetch again; ``apart`` says of files beside the code which
-    are not there as they were.
+    are not there as they were. ``from_store`` are inputs that are gone, each with its copy here, which has the bytes
+    that the store kept.
     """
 
     place: Path
@@ -47,6 +48,7 @@ class Restored(NamedTuple):
     lost: list[str]
     gone: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    from_store: tuple[tuple[str, str], ...] = ()
 
 
 def restore(
@@ -107,6 +109,7 @@ class _Restoring:
         self.code = code or record.recipe.code
         self.gone: list[str] = []
         self.apart: list[str] = []
+        self.from_store: list[tuple[str, str]] = []
         inputs = [] if outcome is None else outcome.inputs
         self.back = {self.root / item.path: str(item.digest) for item in inputs if item.path in put_back}
         self.trees = {str(self.root): self.code} | {
@@ -141,6 +144,7 @@ class _Restoring:
             lost,
             tuple(self.gone),
             tuple(self.apart),
+            tuple(self.from_store),
         )
 
     def _make_repository(self) -> None:
@@ -225,13 +229,23 @@ class _Restoring:
             self.store.objects.restore(name, target)
 
     def _check(self, item: FileDigest, cache: StatCache) -> str | None:
-        """Return the digest that a file has today, in the form of the recorded one; None where it can be fetched."""
+        """Return the digest that a file has today, in the form of the recorded one; None where it can be fetched.
+
+        One that is gone is as it was where the store kept its bytes.
+        """
         source = self._source(self.root / item.path)
         found = leftovers.digest_now(item, source, cache, self.store)
+        if found is None and item.note != FETCHED and self._is_kept(item.digest or ""):
+            target = self.root / item.path
+            self.back[target] = found = str(item.digest)
+            self.from_store.append((str(source), str(self.mirror.at(target))))
         if found is None and item.note != FETCHED:
             hint = f"put it back ({item.size:,} bytes, {item.digest or item.note})"
             raise NotReplayableError(f"{source} is gone; the run read it", hint=hint)
         return found
+
+    def _is_kept(self, name: str) -> bool:
+        return name.startswith("sha256:") and self.store.objects.path(name).is_file()
 
     def _link(self, path: Path) -> None:
         """Link one file of the run; one that it also wrote is copied, one that is put back comes from the store."""
