@@ -17,7 +17,7 @@ REPRO = Path(sys.executable).with_name("repro")
 ROOT = Path(__file__).parent.parent
 
 #: Variables of the machine that would leak into a test.
-_LEAKS = ("REPRO_", "OMP_", "MKL_", "OPENBLAS_", "GIT_", "ATEN_", "ONEDNN_")
+_LEAKS = ("REPRO_", "OMP_", "MKL_", "OPENBLAS_", "GIT_", "ATEN_", "ONEDNN_", "TORCHINDUCTOR_", "TRITON_")
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

@@ -391,8 +391,10 @@ def test_a_replay_where_the_gpu_is_and_where_it_is_not(studied):
     here = faked(project, "replay", run_id, "--json")
     assert here.json["verdict"] == "IDENTICAL"
     assert had(project, here.json["run_id"]) == had(project, run_id)
-    there = faked(project, "replay", run_id, "--json", models=(A100,) if had(project, run_id) == uuid(1) else ())
-    assert there.json["verdict"] == "IDENTICAL"
+    models = (A100,) if had(project, run_id) == uuid(1) else ()
+    there = faked(project, "replay", run_id, "--json", models=models, check=3)
+    assert there.json["reason"] == "standard output differs at line 1"  # the script prints the variable
+    assert there.json["metrics"] == {}
     assert had(project, there.json["run_id"]) == "None"
     assert f"not as recorded: {devices.VARIABLE}={had(project, run_id)}" in there.err
     assert "visible_devices" in [item["path"] for item in there.json["differences"]]

@@ -48,6 +48,11 @@ def prepare(store: Store, outcome: Outcome | None, seen: Observed, own: Path) ->
     return Aside(found) if refusal is None else Aside(None, refusal, tuple(paths))
 
 
+def unknown(seen: Observed) -> list[str]:
+    """Return what a run changed outside and nobody kept; what lies in folders that it made was its own."""
+    return [path for path in seen.lost if not _is_below(path, seen.made)]
+
+
 def loosen(own: Path) -> None:
     """Let the layers of a replay be removed with its folder."""
     layers.loosen(own / _FOLDER)

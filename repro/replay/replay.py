@@ -347,7 +347,7 @@ def _judge(
     else:
         if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
             found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
-        found = _overruled(found, observed.read(before).lost, seen, restored)
+        found = _overruled(found, aside.unknown(observed.read(before)), seen, restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,

@@ -7,11 +7,15 @@ since the start, or a number of steps over one of these. What follows the steps 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from repro.run.metrics import Point
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    _Array = NDArray[np.float64]
 
 #: So many distances between points are needed in either run.
 _LEAST = 8
@@ -22,8 +26,6 @@ _CLOSE = 0.2
 _STEADY = 0.01
 #: A measure of time differs from run to run at nearly every point.
 _UNEQUAL = 0.8
-
-_Array = NDArray[np.float64]
 
 
 def measures_time(a: Sequence[Point], b: Sequence[Point]) -> bool:
@@ -42,6 +44,8 @@ def _in_order(points: Sequence[Point]) -> list[Point]:
 
 def _kinds(points: Sequence[Point]) -> Iterator[str]:
     """Yield in which ways the points of one run follow its clock."""
+    import numpy as np
+
     values, times = (np.array([getattr(point, name) for point in points]) for name in ("value", "time"))
     steps = np.array([index if point.step is None else point.step for index, point in enumerate(points)], dtype=float)
     if len(points) <= _LEAST or not np.isfinite(values).all():
@@ -68,6 +72,8 @@ def _follows(measured: _Array, expected: _Array) -> bool:
 
     By quantiles, since the first step of a training takes a hundred times as long as any other.
     """
+    import numpy as np
+
     if (expected == 0).any() or not np.isfinite(measured).all():
         return False
     ratios = measured / expected
@@ -84,5 +90,7 @@ def _is_steady(values: _Array) -> bool:
 
 def _variation(values: _Array) -> float:
     """Return the median relative distance from the median."""
+    import numpy as np
+
     middle = np.median(values)
     return float(np.median(np.abs(values / middle - 1))) if middle else 0.0
