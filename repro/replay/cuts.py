@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from repro.record import trail as form
-from repro.record.values import Outcome, was_limited
+from repro.record.values import Outcome, Record, was_limited
 from repro.replay import compare
 from repro.run import metrics, observed
 
@@ -32,6 +32,29 @@ def is_cut(outcome: Outcome) -> bool:
     """Say whether a run was ended before its end: by its user, a limit, its supervisor's end, or killed."""
     ended = outcome.state in ("COMPLETED", "FAILED") and not was_limited(outcome)
     return not ended or outcome.signal in _KILLS
+
+
+def unfinished(record: Record, folder: Path) -> Outcome:
+    """Return what stands for the outcome of a run that was lost and not yet concluded."""
+    return Outcome(
+        run_id=record.run_id,
+        record_digest="",
+        state="LOST",
+        exit_code=None,
+        signal=None,
+        reason=None,
+        started=record.created,
+        ended=record.created,
+        metrics={},
+        trail_digest=None,
+        trails=[],
+        files={},
+        inputs=[],
+        outputs=[],
+        artifacts=[],
+        notes=[str(folder)],
+        gaps=[],
+    )
 
 
 class Cut(NamedTuple):

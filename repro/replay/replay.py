@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from typing import Any, cast
 
 import msgspec
 
-from repro.base import clock, digest
+from repro.base import clock
 from repro.capture import variables
 from repro.errors import EnvironmentMismatchError, InterruptedReplay
 from repro.record import differences
 from repro.record.differences import Difference
-from repro.record.values import Attachment, FileDigest, Outcome, Record, TrailSchedule, Verdict
-from repro.replay import aside, compare, cuts, environment, grade, restore
+from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
+from repro.replay import aside, compare, cuts, environment, grade, restore, void
 from repro.replay.plan import Plan, as_recorded
 from repro.replay.series import Extent
 from repro.run import execute, observed, profiles, recover, resume, seal
@@ -128,7 +127,7 @@ def _obstacle(store: Store, record: Record, outcome: Outcome | None) -> tuple[st
         )
     if outcome is None and store.alive(record.run_id) == "RUNNING":
         return "the run is still going on", f"repro log {record.run_id}"
-    original = outcome or _unfinished(record, store.run_folder(record.run_id))
+    original = outcome or cuts.unfinished(record, store.run_folder(record.run_id))
     cut = cuts.of(original, store.run_folder(record.run_id))
     if cut is not None and cuts.is_empty(original, cut):
         return f"nothing to compare: the run was {original.state} before its first step, metric or line of output", None
@@ -235,7 +234,7 @@ def _trail(record: Record, plan: Plan, asked: Asked) -> TrailSchedule:
 def _cut(store: Store, record: Record) -> cuts.Cut | None:
     """Return how far the run had come, where it was cut."""
     folder = store.run_folder(record.run_id)
-    return cuts.of(store.outcome(record.run_id) or _unfinished(record, folder), folder)
+    return cuts.of(store.outcome(record.run_id) or cuts.unfinished(record, folder), folder)
 
 
 def _options(
@@ -326,7 +325,7 @@ def _judge(
     layer: aside.Aside,
 ) -> Replayed:
     before = store.run_folder(record.run_id)
-    original = outcome if outcome is not None else _unfinished(record, before)
+    original = outcome if outcome is not None else cuts.unfinished(record, before)
     seen = observed.read(result.folder)
     cut = cuts.of(original, before)
     stopped = asked.until is not None and bool(seen.stopped)
@@ -334,7 +333,7 @@ def _judge(
     root = Path(record.circumstances["project"]["root"])
     about: dict[str, Any] = {
         "moved": str(restored.place).removesuffix(str(root)),
-        "contents": _Contents(store, root, restored.place, str if layer.layers is None else layer.layers.at),
+        "contents": void.Contents(store, root, restored.place, str if layer.layers is None else layer.layers.at),
     }
     extent: Extent = "whole" if cut is None else "first" if cut.rows else "common"
     found = compare.compare(*sides, record.metrics, "common" if stopped else extent, **about)
@@ -347,13 +346,13 @@ def _judge(
     else:
         if found.verdict == "DIFFERENT" and extent == "whole" and not stopped and asked.against is None:
             found, tests = grade.grade(found, record.metrics, grade.other_seeds(store, record))
-        found = _overruled(found, aside.unknown(observed.read(before)), seen, restored)
+        found = void.overruled(found, observed.read(before), seen, restored)
     replayed = Replayed(
         run_id=result.record.run_id,
         replay_of=record.run_id,
         verdict=found.verdict,
         reason=found.reason,
-        hint=_hint(found, layer),
+        hint=void.hint(found, layer),
         comparison=found,
         differences=[] if killed is not None else _differences(record, original, before, restored, result),
         notes=[note.replace(f"{restored.place}{os.sep}", "") for note in result.outcome.notes],
@@ -372,90 +371,10 @@ def _judge(
     return replayed
 
 
-class _Contents:
-    """Finds the bytes of files that a run (where it stood, or in the store) and its replay (in its folder) left."""
-
-    def __init__(self, store: Store, root: Path, place: Path, at: Callable[[str], str]) -> None:
-        self._store, self._places = store, ((root, str), (place, at))
-
-    def __call__(self, side: int, item: FileDigest) -> Path | None:
-        """Return a file that has these bytes now."""
-        kept = [] if item.digest is None else [self._store.objects.path(item.digest)]
-        folder, at = self._places[side]
-        for path in [Path(at(str(folder / item.path))), *kept]:
-            with contextlib.suppress(OSError):
-                if path.is_file() and digest.of_file(path) == item.digest:
-                    return path
-        return None
-
-
 def _kind(record: Record) -> dict[str, Any]:
     """Return what a record says of the environment of its run, less the files that are kept of it."""
     facts = record.circumstances["environment"]
     return {name: value for name, value in facts.items() if name not in ("editables", "wheels")}
-
-
-def _overruled(
-    found: compare.Comparison, changed: list[str], seen: observed.Observed, restored: restore.Restored
-) -> compare.Comparison:
-    """Return the comparison with what makes it void: a module from the live tree, a refused write, lost data."""
-    reason = None
-    if seen.live_modules:
-        name, path = seen.live_modules[0]
-        reason = f"the module {name} was imported from {path}, not from the recorded code"
-    elif found.verdict != "IDENTICAL" and seen.refused:
-        reason = f"the run writes outside its folder: {seen.refused[0]}"
-    elif found.verdict != "IDENTICAL" and (
-        gone := next((path for path in restored.gone if not os.path.exists(path)), None)
-    ):
-        reason = f"{gone} is gone from its cache; the run read it, and the replay did not fetch it again"
-    elif found.verdict != "IDENTICAL" and restored.lost:
-        reason = f"{restored.lost[0]} is not what it was when the run read it, and nobody kept it"
-    elif found.verdict != "IDENTICAL" and changed:
-        reason = f"{changed[0]} is not what it was when the run began: the run changed it, and nobody kept it"
-    elif found.verdict != "IDENTICAL" and (stale := restore.not_recorded(restored, seen.reads)):
-        reason = f"{stale[0]} was read by its absolute path, and is not what was recorded"
-    elif found.verdict != "IDENTICAL" and (
-        unread := next((path for path, copy in restored.from_store if copy not in seen.reads), None)
-    ):
-        reason = f"{unread} is gone; what the store kept of it was not read in the replay's folder"
-    if reason is None:
-        return found
-    return msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)
-
-
-def _hint(found: compare.Comparison, layer: aside.Aside) -> str | None:
-    if found.verdict != "NOT_REPLAYABLE":
-        return None
-    if "writes outside" in (found.reason or ""):
-        why = "" if layer.refusal is None else f"no overlay can keep its writes apart here ({layer.refusal}); "
-        return f"{why}repro replay --allow-outside-writes lets it write there, over what lies there now"
-    if "nothing to compare" in (found.reason or ""):
-        return "log a metric (repro.current().log), or take one out of the output (repro run --metric acc)"
-    return None
-
-
-def _unfinished(record: Record, folder: Path) -> Outcome:
-    """Return what stands for the outcome of a run that was lost and not yet concluded."""
-    return Outcome(
-        run_id=record.run_id,
-        record_digest="",
-        state="LOST",
-        exit_code=None,
-        signal=None,
-        reason=None,
-        started=record.created,
-        ended=record.created,
-        metrics={},
-        trail_digest=None,
-        trails=[],
-        files={},
-        inputs=[],
-        outputs=[],
-        artifacts=[],
-        notes=[str(folder)],
-        gaps=[],
-    )
 
 
 def _differences(
