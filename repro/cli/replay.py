@@ -207,6 +207,9 @@ def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
 
 def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> None:
     click.echo(f"  compared: {_counts(compared)}")
+    if compared.pooled:
+        trainings = common.count(compared.pooled, "training")
+        click.echo(f"  {trainings} of a pool's workers: paired by their parameters; generators are not compared there")
     if compared.output is not None:
         click.echo(f"  standard output, line {compared.output.line}:")
         click.echo(f"    then: {'(no more lines)' if compared.output.before is None else compared.output.before}")

@@ -10,7 +10,7 @@ import msgspec
 
 from repro.record import trail as form
 from repro.record.values import FileDigest, MetricSpec, Outcome, Verdict
-from repro.replay import series, stdout
+from repro.replay import pools, series, stdout
 from repro.replay.outputs import Contents, pair
 from repro.replay.series import Extent
 from repro.run import metrics, observed, trails
@@ -47,7 +47,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     ``lines`` of standard output, ``equal_files`` and a ``failure`` that recurs count where nothing else does.
     ``metrics`` has those that differ; ``last`` the last value of every compared metric on both sides; ``ended_alike``
     says whether both came to the same end, ``only_artifacts`` whether nothing but artifacts differs, ``only_metric``
-    whether one metric alone does.
+    whether one metric alone does. ``pooled`` trainings of a pool's workers were paired by content, without generators.
     """
 
     verdict: Verdict
@@ -67,6 +67,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     ended_alike: bool
     only_artifacts: bool = False
     only_metric: bool = False
+    pooled: int = 0
 
 
 def compare(
@@ -84,7 +85,7 @@ def compare(
     left (docs/adr/0029-runs-without-a-trail.md). ``moved`` is a folder that stands for the root of the disk in the
     second run; ``contents`` finds what the files have in them.
     """
-    frames, first, uneven = _trails(trails.read(a[0]), trails.read(b[0]), extent)
+    frames, first, uneven, pooled = _of_trails(trails.read(a[0]), trails.read(b[0]), extent)
     if first is not None and first.column == form.COLUMNS[form.BATCH]:
         first = msgspec.structs.replace(first, loader=_loader(trails.of_workers(a[0]), trails.of_workers(b[0])))
     before, after = metrics.series(a[0]), metrics.series(b[0])
@@ -135,6 +136,7 @@ def compare(
         ended_alike=ended_alike,
         only_artifacts=bool(artifact_faults) and not (first or uneven or changed),
         only_metric=only_metric,
+        pooled=pooled,
     )
 
 
@@ -154,6 +156,35 @@ def _failures(a: tuple[Path, Outcome], b: tuple[Path, Outcome]) -> tuple[str, st
 
 def _end(outcome: Outcome) -> str:
     return outcome.signal or f"exit code {outcome.exit_code}"
+
+
+def _of_trails(
+    a: list[trails.ProcessTrail], b: list[trails.ProcessTrail], extent: Extent
+) -> tuple[int, FirstDifference | None, list[str], int]:
+    """Compare trails process by process; where workers of a pool do not agree so, training by training.
+
+    Return the frames compared, the first difference, in words what one side has more of, and how many trainings.
+    """
+    frames, first, uneven = _trails(a, b, extent)
+    workers = pools.workers(a), pools.workers(b)
+    paired = pools.pair(*workers) if (first or uneven) and all(workers) else None
+    if paired is None or not pools.have_moved(paired.pairs):
+        return frames, first, uneven, 0
+    rest = [[item for item in side if item not in own] for side, own in zip((a, b), workers, strict=True)]
+    frames, first, uneven = _trails(rest[0], rest[1], extent)
+    firsts = [] if first is None else [first]
+    for one, other in paired.pairs:
+        frames += min(len(one.frames), len(other.frames))
+        at = pools.first_unequal(one, other)
+        if at is not None:
+            firsts.append(_difference(one, other, *at))
+        elif _is_uneven(len(one.frames), len(other.frames), extent):
+            uneven.append(f"a training in {one.process} took {len(one.frames)} steps, now {len(other.frames)}")
+    lone = "a training of {} steps in {} {} no counterpart"
+    missing, more = (paired.missing if extent != "common" else []), (paired.more if extent == "whole" else [])
+    uneven += [lone.format(len(item.frames), item.process, "has") for item in missing]
+    uneven += [lone.format(len(item.frames), item.process, "had") for item in more]
+    return frames, min(firsts, key=lambda item: item.step, default=None), uneven, len(paired.pairs)
 
 
 def _trails(

@@ -52,9 +52,12 @@ def of(job: Job, observed: Lines, rows: str) -> Bounds | None:
 def _counterpart(folder: str, rows: str) -> bytes:
     """Return the rows of the process in ``folder`` that has this one's rank and place, b"" where there is none.
 
-    Of several, it is the one that began to step as the n-th, as ours did in its folder.
+    None counts for a worker of a pool. Of several, it is the one that began to step as the n-th, as ours did in its
+    folder.
     """
     place = os.path.basename(rows).rsplit("-", 2)[0] + "-"
+    if not place.endswith("-0000-"):  # of a pool: which worker gets which training is a matter of time
+        return b""
     ours, theirs = (
         sorted(name for name in os.listdir(found) if name.startswith(place) and name.endswith(".rows"))
         for found in (os.path.dirname(rows), folder)
