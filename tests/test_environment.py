@@ -1,5 +1,8 @@
 """Interpreter, distributions, lock, hardware: what is captured of the machine that a run will use."""
 
+import base64
+import hashlib
+import os
 import sys
 import time
 import types
@@ -36,6 +39,30 @@ def test_two_installs_of_one_wheel_have_one_digest_and_another_wheel_another(tmp
     found = [packages.scan([str(tmp_path / name)], tmp_path / "cache.json").distributions[0] for name in "abc"]
     assert found[0].digest == found[1].digest != found[2].digest
     assert found[0].build == "7cpu py3-none-any"
+
+
+@pytest.mark.parametrize("last", ["one", "two"])
+def test_a_file_that_two_distributions_claim_is_no_edit(tmp_path: Path, last: str) -> None:
+    """Two wheels that bring a file of one path: whichever was installed last, neither is edited; a true edit is."""
+    found = {}
+    for order, folder in ((("one", "two"), "a"), (("two", "one"), "b")):
+        site = tmp_path / folder
+        for name in order:
+            info = site / f"{name}-1.0.dist-info"
+            (site / "tests").mkdir(parents=True, exist_ok=True)
+            info.mkdir()
+            body = f"whose = {name!r}\n"
+            (site / "tests" / "conftest.py").write_text(body)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(body.encode()).digest()).rstrip(b"=").decode()
+            (info / "RECORD").write_text(f"tests/conftest.py,sha256={digest},{len(body)}\n{info.name}/RECORD,,\n")
+        os.utime(site / "tests" / "conftest.py", (2e9, 2e9))
+        found[folder] = packages.scan([str(site)])
+    assert [scanned.gaps for scanned in found.values()] == [[], []]
+    assert found["a"].distributions[0].digest == found["b"].distributions[0].digest
+    path = tmp_path / ("a" if last == "two" else "b") / "tests" / "conftest.py"
+    path.write_text("edited by hand\n")
+    os.utime(path, (2e9, 2e9))
+    assert {gap.what for gap in packages.scan([str(path.parent.parent)]).gaps} == {"package one", "package two"}
 
 
 def test_the_first_of_a_name_on_the_path_counts_and_the_cache_notices_a_change(tmp_path: Path) -> None:

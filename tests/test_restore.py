@@ -1,5 +1,6 @@
 """A replay finds what the run found, even though the working tree was thrown away, and leaves the user's tree alone."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -359,8 +360,10 @@ def test_one_changed_byte_is_named(reads: Project) -> None:
 
 
 def test_a_missing_file_is_named(reads: Project) -> None:
-    """Without a file that the run read the verdict is NOT_REPLAYABLE, and names it; nothing is run."""
+    """Without a file that the run read, and that nobody kept, the verdict is NOT_REPLAYABLE; nothing is run."""
     reads.run("--", "python", "train.py")
+    kept = hashlib.sha256((reads.root / "data" / "a.txt").read_bytes()).hexdigest()
+    (reads.store / "objects" / kept[:2] / kept[2:]).unlink()
     (reads.root / "data" / "a.txt").unlink()
     found = reads.replay(check=4)
     assert (found["verdict"], found["run_id"]) == ("NOT_REPLAYABLE", None)

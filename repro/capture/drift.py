@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 _CHUNK = 1 << 20
@@ -70,6 +71,28 @@ def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
         if now != wanted:
             found[path] = now
     return found
+
+
+class Claims:
+    """Which distributions of one folder claim a file: two wheels may bring files of one path, and the last one wins."""
+
+    def __init__(self, infos: Iterable[str]) -> None:
+        self._infos = list(infos)
+        self._hashes: dict[str, list[tuple[str, str]]] | None = None
+
+    def edited(self, info: str, *, thorough: bool = False) -> dict[str, str | None]:
+        """Return what `edited` says of a distribution, by its dist-info, less what is as another one has it."""
+        found = edited(f"{info}/RECORD", thorough=thorough)
+        return {path: now for path, now in found.items() if now is None or not self._is_of_another(info, path, now)}
+
+    def _is_of_another(self, info: str, path: str, now: str) -> bool:
+        if self._hashes is None:
+            self._hashes = {}
+            for other in self._infos:
+                with contextlib.suppress(OSError):
+                    for row in _rows(_text(f"{other}/RECORD")):
+                        self._hashes.setdefault(row[0], []).append((other, row[1]))
+        return any(other != info and wanted == now for other, wanted in self._hashes.get(path, ()))
 
 
 def _hash(path: str, kind: str) -> str:

@@ -103,8 +103,10 @@ def scan(path: Sequence[str], cache: Path | None = None, *, check: bool = True) 
     found: dict[str, Distribution] = {}
     gaps: list[Gap] = []
     for folder in dict.fromkeys(path):
-        for place in _infos(folder):
-            item = _one(place, known, fresh, check)
+        infos = _infos(folder)
+        claims = drift.Claims(infos) if check else None
+        for place in infos:
+            item = _one(place, known, fresh, claims)
             if item.name not in found:
                 found[item.name] = item
                 gaps += _gaps(item)
@@ -121,7 +123,7 @@ def _infos(folder: str) -> list[str]:
         return []
 
 
-def _one(place: str, known: dict[str, Any], fresh: dict[str, Any], check: bool) -> Distribution:
+def _one(place: str, known: dict[str, Any], fresh: dict[str, Any], claims: drift.Claims | None) -> Distribution:
     record = os.path.join(place, "RECORD")
     try:
         stat = os.stat(record if os.path.exists(record) else place)
@@ -130,7 +132,7 @@ def _one(place: str, known: dict[str, Any], fresh: dict[str, Any], check: bool) 
         key = place
     fresh[key] = known[key] if key in known else list(_read(place, record)[:6])
     item = Distribution(*fresh[key])._replace(place=place)
-    edited = drift.edited(record) if check and item.editable is None else {}
+    edited = claims.edited(place) if claims is not None and item.editable is None else {}
     return item._replace(digest=digest_of(drift.read(record), edited), edited=tuple(sorted(edited))) if edited else item
 
 

@@ -43,11 +43,12 @@ def look(python: Interpreter, root: Path, record: Record | None) -> State:
     """Hash every file of an interpreter's distributions; with a ``record``, compare them with those of its run."""
     found = packages.scan(python.path)
     edited, files = [], 0
+    claims = drift.Claims(item.place for item in found.distributions)
     for item in found.distributions:
         path = f"{item.place}/RECORD"
         if item.editable is None and os.path.exists(path):
             files += len(drift.read(path))
-            edited += _edited(item, drift.edited(path, thorough=True))
+            edited += _edited(item, claims.edited(item.place, thorough=True))
     force = lock.describe(root, found.distributions, python.version)
     listed = found.packages(root, {})
     differs = force.get("differences", []) if record is None else _against(record, python, found)
