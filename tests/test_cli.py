@@ -452,3 +452,14 @@ def test_python_m_repro_is_repro() -> None:
         [sys.executable, "-m", "repro", "--version"], capture_output=True, text=True, check=True
     )
     assert found.stdout == Project(ROOT).repro("--version", check=0).out
+
+
+def test_a_gap_of_every_run_is_said_once(project: Project) -> None:
+    """The first run of a store says what it could not capture, the next ones count it; records keep all of it."""
+    project.write(".env", "TOKEN=x\n")
+    project.write("a.py", "")
+    first, second = (project.repro("run", "--", "python", "a.py", check=0) for _ in range(2))
+    assert "not captured: .env" in first.err
+    assert "not captured: .env" not in second.err
+    assert "1 gap as before: repro show" in second.err
+    assert ".env" in [gap["what"] for gap in project.run("--", "python", "a.py")["gaps"]]

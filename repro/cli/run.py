@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,8 +12,8 @@ import click
 from repro.cli import common
 from repro.engines.limits import RunLimits, seconds, size
 from repro.errors import UsageError
-from repro.record.values import Profile, Record
-from repro.run import execute, request, resume, seal
+from repro.record.values import Gap, Profile, Record
+from repro.run import execute, request, resume, said, seal
 from repro.store import names
 from repro.store.store import Store
 
@@ -76,7 +77,7 @@ def command(
         asked = request.of_words(words, request.Choices(changes, patterns, master, determinism, threads))
     store = Store.create(common.store_folder(asked.root))
     options = execute.Options(
-        to_stderr=as_json, sealed=lambda record, said: _announce(record, said, asked.seed_given), limits=limits
+        to_stderr=as_json, sealed=lambda record, lines: _announce(record, lines, asked.seed_given), limits=limits
     )
     return _finish(execute.execute(asked, store, options), as_json)
 
@@ -114,7 +115,7 @@ def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
     options = execute.Options(
         to_stderr=as_json,
         environment=resume.environment_of(start.record, common.say),
-        sealed=lambda record, said: _announce(record, said, record.circumstances["launch"]["seed_given"]),
+        sealed=lambda record, lines: _announce(record, lines, record.circumstances["launch"]["seed_given"]),
         start=start,
         limits=limits,
     )
@@ -122,12 +123,12 @@ def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
     return _finish(execute.execute(again, store, options), as_json)
 
 
-def _announce(record: Record, said: list[str], seed_given: bool) -> None:
+def _announce(record: Record, lines: list[str], seed_given: bool) -> None:
     recipe = record.recipe
     seed = f"seed {recipe.seeds.master}" + ("" if seed_given else " (the default)")
     threads = f"{recipe.threads} thread" + ("" if recipe.threads == 1 else "s")
     common.say(f"repro: {record.name} · {seed} · {recipe.profile} · {threads} · run {record.run_id}", dim=True)
-    for line in [*_start(record), *said, *_gaps(record)]:
+    for line in [*_start(record), *lines, *_gaps(record, record.gaps)]:
         common.say(f"repro: {line}", dim=True)
 
 
@@ -140,8 +141,11 @@ def _start(record: Record) -> list[str]:
     return [f"goes on from {start['run']}{where}"]
 
 
-def _gaps(record: Record) -> list[str]:
-    return [f"not captured: {gap.what}: {gap.reason}" for gap in record.gaps if "goes without saying" not in gap.reason]
+def _gaps(record: Record, gaps: Sequence[Gap]) -> list[str]:
+    """Say what was not captured: a gap that an earlier run of the store had as well is only counted."""
+    fresh, count = said.split(Path(record.circumstances["project"]["store"]) / "cache", gaps)
+    lines = [f"not captured: {gap.what}: {gap.reason}" for gap in fresh]
+    return [*lines, *([f"{common.count(count, 'gap')} as before: repro show {record.run_id}"] if count else [])]
 
 
 def _report(result: execute.Result) -> None:
@@ -156,8 +160,8 @@ def _report(result: execute.Result) -> None:
     common.say(f"{reason} · {' · '.join(filter(None, [values, trail]))}", dim=True)
     for note in outcome.notes:
         common.say(f"repro: {note}", dim=True)
-    for gap in outcome.gaps:
-        common.say(f"repro: not captured: {gap.what}: {gap.reason}", dim=True)
+    for line in _gaps(result.record, outcome.gaps):
+        common.say(f"repro: {line}", dim=True)
 
 
 def _document(result: execute.Result) -> dict[str, Any]:
