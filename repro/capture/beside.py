@@ -16,6 +16,8 @@ from repro.capture.walk import is_secret
 
 #: Of more files no listing is made.
 MOST_FILES = 20_000
+#: What stands for the digest of a listing of nothing.
+EMPTY = "empty"
 
 
 def files(root: Path, folders: Iterable[str]) -> Iterator[os.DirEntry[str]]:
@@ -32,7 +34,7 @@ def files(root: Path, folders: Iterable[str]) -> Iterator[os.DirEntry[str]]:
 def listing(root: Path, folders: Iterable[str], code: Container[str]) -> bytes | None:
     """Return name and size in bytes of every file that is no code, compressed; None where there are too many.
 
-    Files whose names say that they hold secrets are left out.
+    Nothing for none. Files whose names say that they hold secrets are left out.
     """
     start = len(str(root)) + 1
     sizes: dict[str, int] = {}
@@ -46,7 +48,7 @@ def listing(root: Path, folders: Iterable[str], code: Container[str]) -> bytes |
             continue
         if len(sizes) > MOST_FILES:
             return None
-    return zlib.compress(json.dumps(sizes, sort_keys=True).encode())
+    return zlib.compress(json.dumps(sizes, sort_keys=True).encode()) if sizes else b""
 
 
 def read(data: bytes) -> dict[str, int]:

@@ -29,6 +29,7 @@ from repro.tune.specification import Study
 @click.option("--budget", type=float, metavar="B", help="Go on to so much budget, whatever the file says.")
 @click.option("--repeats", type=click.IntRange(2), metavar="N", help="Of a table: so many studies; nothing is kept.")
 @click.option("--new", is_flag=True, help="Begin a new study where the file has changed since its last one began.")
+@click.option("--retry-failed", "retry", is_flag=True, help="Begin a new study that runs again what failed.")
 @click.option("--code", type=click.Choice(["recorded"]), help="Go on with the code that the study was begun with.")
 @click.option("--exact", is_flag=True, help="The whole tree counts as code, also what no run of the study opened.")
 @click.option(
@@ -49,6 +50,7 @@ def command(
     patterns: tuple[str, ...],
     *,
     new: bool,
+    retry: bool,
     exact: bool,
     cold: bool,
     dry_run: bool,
@@ -72,7 +74,7 @@ def command(
         for words in said:
             _say(words)
     else:
-        options = Options(workers, new, code == "recorded", exact, cold, patterns)
+        options = Options(workers, new, code == "recorded", exact, cold, patterns, retry)
         with Progress() as progress:
             found = real.run(store, project, study, options, progress.watcher(_say), give_up)
         for words in report.runs(found):

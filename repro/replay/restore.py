@@ -312,8 +312,8 @@ class _Restoring:
     def _listing(self) -> dict[str, int] | None:
         """Return what was listed when the run began; None where nothing was."""
         name = self.project.get("beside")
-        if name is None:
-            return None
+        if name in (None, beside.EMPTY):
+            return None if name is None else {}
         try:
             return beside.read(self.store.objects.path(name).read_bytes())
         except (OSError, ValueError, zlib.error) as error:

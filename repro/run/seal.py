@@ -380,7 +380,9 @@ def _project(
 def _beside(request: Request, store: Store, code: code_capture.Code) -> str | None:
     """Keep a listing of what lies beside the code; None where that is too much."""
     found = beside.listing(request.root, code.layout.folders, code.stats) if code.layout.complete else None
-    return None if found is None else store.objects.add(found)
+    if found is None:
+        return None
+    return store.objects.add(found) if found else beside.EMPTY
 
 
 def check_arguments(request: Request) -> None:

@@ -78,7 +78,7 @@ def _entry(store: Store, entry: dict[str, Any], needed: _Needed) -> tuple[int, l
             head = record.circumstances.get("head")
             needed.trees.update([head["tree"]] if head else [])
             listing = record.circumstances.get("project", {}).get("beside")
-            needed.objects.update([listing] if listing else [])
+            needed.objects.update([listing] if str(listing).startswith("sha256:") else [])
             wheels = record.circumstances.get("environment", {}).get("wheels", {})
             needed.objects.update(str(item["digest"]) for item in wheels.values())
         outcome = store.outcome(run_id) if entry.get("kind") == "outcome" else None

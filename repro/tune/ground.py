@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from repro.base import clock
 from repro.errors import UsageError
 from repro.record.values import Recipe, Record, recipe_digest
 from repro.run import relevance
@@ -30,6 +31,7 @@ class Options(NamedTuple):
     exact: bool = False
     cold: bool = False
     patterns: Sequence[str] = ()
+    retry: bool = False
 
 
 def _ground(base: Base, recipe: Recipe, inputs: Mapping[str, str | None]) -> study.Ground:
@@ -80,15 +82,47 @@ def begin(
     same = [one for one in earlier if _less_inputs(one) == identity(known.with_code(recipe, _identity(one)["code"]))]
     later: list[str] = []
     must = bool(same) and not options.new
+    new = options.new or options.retry
     if earlier:
         before = same[-1] if must else earlier[-1]
-        template = _keep_code(store, before, template, options, later.append, must=must)
+        new = new or (must and _have_failures_changed(store, base, before, recipe, options, later.append))
+        template = _keep_code(store, before, template, options, later.append, must=must and not new)
     code = known.code_of(template.record.recipe)
-    inputs = _inputs(store, base, [one for one in same if _identity(one)["code"] == code], new=options.new)
-    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe, inputs), new=options.new)
+    inputs = _inputs(store, base, [one for one in same if _identity(one)["code"] == code], new=new)
+    if options.retry:
+        inputs = {**inputs, used.RETRIED: clock.now()}
+    folder, words = study.open_study(store, root, asked, _ground(base, template.record.recipe, inputs), new=new)
     for text in [*later, *words]:
         said(text)
     return folder, template
+
+
+def _have_failures_changed(
+    store: Store, base: Base, before: StudyFolder, recipe: Recipe, options: Options, said: Callable[[str], None]
+) -> bool:
+    """Say whether something has changed that runs of a study read which failed, and nothing that the others read.
+
+    Then the study goes on as a new one by itself: what failed is run again, all else still holds.
+    """
+    if (
+        options.recorded
+        or options.exact
+        or known.code_of(known.with_code(recipe, _identity(before)["code"])).keys() != (known.code_of(recipe).keys())
+    ):
+        return False
+    records = _records(store, before.study_id)
+    touched: dict[bool, set[str]] = {True: set(), False: set()}
+    for one in records:
+        outcome = store.outcome(one.run_id)
+        changes = {item.path for item in relevance.of_code(store, one, recipe.code)}
+        touched[outcome is not None and outcome.state == "FAILED"] |= changes
+    inputs = (used.changed(store, base.request.root, before, states) for states in (("FAILED",), ("COMPLETED",)))
+    failed, others = (touched[is_failed] | {*read} for is_failed, read in zip((True, False), inputs, strict=True))
+    if not failed or others:
+        return False
+    names = ", ".join(sorted(failed)[:_SHOWN])
+    said(f"what failed in study {before.study_id} read {names}, which has changed: a new study")
+    return True
 
 
 def _identity(one: StudyFolder) -> dict[str, Any]:

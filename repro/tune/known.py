@@ -36,9 +36,13 @@ class Known:
     """The runs that a store has, by recipe: what is a result, and what can be gone on from.
 
     ``others`` are the codes of earlier studies: a run of theirs counts where it opened nothing that has changed since.
+    Runs that failed until ``retried`` are no results.
     """
 
-    def __init__(self, store: Store, root: Path, others: Sequence[Mapping[str, str]] = ()) -> None:
+    def __init__(
+        self, store: Store, root: Path, others: Sequence[Mapping[str, str]] = (), retried: str | None = None
+    ) -> None:
+        self._retried = retried or ""
         self._store = store
         self._root = root
         self._others = others
@@ -51,7 +55,9 @@ class Known:
         same = self._results.get(recipe_digest(recipe), [])
         for run_id in itertools.chain(same, self._of_other_code(recipe)):
             outcome = self._store.outcome(run_id)
-            if outcome is not None and results.is_result(self._store, outcome) and self._is_as_read(run_id, outcome):
+            if outcome is None or (outcome.state == "FAILED" and outcome.ended <= self._retried):
+                continue
+            if results.is_result(self._store, outcome) and self._is_as_read(run_id, outcome):
                 return outcome
         return None
 

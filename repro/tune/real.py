@@ -34,7 +34,7 @@ from repro.tune.search import Amount, Job, Mode, Score, anew, plain
 from repro.tune.specification import Study
 from repro.tune.study import Verified
 from repro.tune.trainings import Recorded, Told, Trainings
-from repro.tune.used import Used
+from repro.tune.used import Used, retried
 
 
 class Watcher(NamedTuple):
@@ -87,8 +87,8 @@ def _run(
 
     answers, used = Answers(folder), Used(folder)
     watcher.began(whole, workers)
-    others = ground.earlier_codes(template.store, folder)
-    with Trainings(template, base, scheduler.trials.params, asked, answers, workers, told, others) as engine:
+    earlier = ground.earlier_codes(template.store, folder), retried(folder)
+    with Trainings(template, base, scheduler.trials.params, asked, answers, workers, told, *earlier) as engine:
         drive(scheduler, engine, _Log(folder, scheduler).write)
         study.keep(folder, scheduler, method.limits(asked, whole))
         document = _document(folder, asked, base, scheduler, engine, answers)
@@ -245,7 +245,10 @@ def _derived(
     def recipe_of(job: Job, replicate: int) -> Recipe:
         return recipe(base.of(scheduler.trials.params(job.trial), job, replicate))
 
-    known, answers = Known(store, base.request.root, ground.earlier_codes(store, folder)), Answers(folder)
+    known, answers = (
+        Known(store, base.request.root, ground.earlier_codes(store, folder), retried(folder)),
+        Answers(folder),
+    )
     engine = Recorded(known, recipe_of, metric, range(asked.per_trial), answers, Used(folder), store)
     drive(scheduler, engine)
     return _Derived(asked, base, scheduler, engine, answers, store, known, recipe_of)

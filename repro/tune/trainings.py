@@ -68,6 +68,7 @@ class Trainings:
         workers: int,
         told: Callable[[Told], None],
         others: Sequence[Mapping[str, str]] = (),
+        retried: str | None = None,
     ) -> None:
         assert asked.objective is not None  # noqa: S101  (the file was checked for it)
         self._template = template
@@ -87,7 +88,7 @@ class Trainings:
         self._failed: dict[Work, list[Outcome]] = {}
         self._results: dict[Job, dict[int, Outcome]] = {}
         self._went_on: dict[Work, int] = {}
-        self._known = known.Known(template.store, base.request.root, others)
+        self._known = known.Known(template.store, base.request.root, others, retried)
         self.outcomes: dict[tuple[int, Amount], list[Outcome]] = {}
         #: How the runs came about.
         self.counts = dict.fromkeys(("run_now", "continued", "read", "files_checked"), 0)

@@ -6,14 +6,14 @@ follow from it whatever lies at that path later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from repro.base import canonical
 from repro.capture.data import StatCache
-from repro.record.values import KEPT, FileDigest
+from repro.record.values import KEPT, FileDigest, State
 from repro.run import leftovers
 from repro.store.store import Store
 from repro.store.studies import StudyFolder
@@ -21,6 +21,10 @@ from repro.tune.search import Job
 
 #: What an identity calls the files that a study was begun anew for.
 INPUTS = "inputs"
+#: Among them, no file: a moment before which no failed run counts for the study.
+RETRIED = "(failed runs until)"
+
+_ALL = get_args(State)
 
 
 class Used:
@@ -51,12 +55,23 @@ def _read(line: bytes) -> tuple[tuple[int, Fraction, int], str]:
     return (value["trial"], Fraction(value["budget"]), value["replicate"]), value["run"]
 
 
-def changed(store: Store, root: Path, folder: StudyFolder) -> dict[str, str | None]:
-    """Return the files that a study's runs read and that are others now, with their digests now (None: gone)."""
+def retried(folder: StudyFolder) -> str | None:
+    """Return the moment before which no failed run counts for a study, None where all do."""
+    moment: str | None = folder.specification()["identity"].get(INPUTS, {}).get(RETRIED)
+    return moment
+
+
+def changed(store: Store, root: Path, folder: StudyFolder, states: Container[str] = _ALL) -> dict[str, str | None]:
+    """Return the files that a study's runs read and that are others now, with their digests now (None: gone).
+
+    Only runs that ended in one of ``states`` count.
+    """
     cache = StatCache(store.cache / "files.json")
     pinned = folder.specification()["identity"].get(INPUTS, {})
-    items = {FileDigest(path=path, size=0, digest=digest) for path, digest in pinned.items()}
+    items = {FileDigest(path=path, size=0, digest=digest) for path, digest in pinned.items() if path != RETRIED}
     for outcome in map(store.outcome, Used(folder)):
+        if outcome is not None and outcome.state not in states:
+            continue
         items |= {item for item in (outcome.inputs if outcome else ()) if item.note != KEPT and item.digest}
     found = {}
     for item in items:
