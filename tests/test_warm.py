@@ -60,7 +60,9 @@ def train(run):
     world = {
         "argv": [word.removeprefix(place) for word in sys.argv],
         "path": [entry.replace(place, "PLACE") for entry in sys.path],
-        "variables": {k: v.replace(place, "PLACE") for k, v in sorted(os.environ.items()) if k != "REPRO_JOB"},
+        "variables": {
+            k: v.replace(os.environ["REPRO_JOB"], "JOB").replace(place, "PLACE") for k, v in sorted(os.environ.items())
+        },
         "job": os.path.basename(os.path.dirname(os.environ["REPRO_JOB"])),
         "told": os.environ["REPRO_JOB"].encode() in open("/proc/self/environ", "rb").read(),
         "words": [w for w in sys.orig_argv if not w.startswith(os.environ["REPRO_JOB"])],
