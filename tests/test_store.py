@@ -4,7 +4,9 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,25 @@ def test_two_runs_at_once_twenty_times(project: Project) -> None:
         assert values == [{"me": float(me)}] * 30
     assert project.repro("verify", "--json", check=0).json["entries"] == 80
     assert not list((project.store / "open").iterdir())
+
+
+def test_the_same_bytes_kept_by_several_at_once_are_one_object(tmp_path: Path) -> None:
+    """Whoever keeps bytes that another keeps at that moment finds them kept, and takes nothing away from it."""
+    objects = Objects(tmp_path / "objects")
+    contents = [b"bytes %d" % number for number in range(100)]
+    barrier = threading.Barrier(4, timeout=20)
+
+    def keep_all() -> list[str]:
+        names = []
+        for data in contents:
+            barrier.wait()
+            names.append(objects.add(data))
+        return names
+
+    with ThreadPoolExecutor(4) as pool:
+        kept = [future.result() for future in [pool.submit(keep_all) for _ in range(4)]]
+    assert all(names == kept[0] for names in kept)
+    assert objects.check(kept[0]) == []
 
 
 def test_the_first_two_runs_make_one_store(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -31,10 +32,16 @@ class Objects:
         with files.disk_errors("keep", source):
             place.parent.mkdir(parents=True, exist_ok=True)
             if not self._is_whole(name):
-                place.unlink(missing_ok=True)
-                os.link(source, place)
-                files.sync_folder(place.parent)
+                self._put(source, place)
         return name
+
+    @staticmethod
+    def _put(source: Path, place: Path) -> None:
+        if place.exists():
+            place.unlink()  # damaged: what lies under a name is replaced only by what has that name
+        with contextlib.suppress(FileExistsError):  # another run has kept the same bytes meanwhile
+            os.link(source, place)
+        files.sync_folder(place.parent)
 
     def add(self, data: bytes) -> str:
         """Keep bytes as an object; return their digest."""
