@@ -353,7 +353,7 @@ def test_one_changed_byte_is_named(reads: Project) -> None:
     stat = path.stat()
     path.write_bytes(b"aaab\n")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    found = reads.replay()
+    found = reads.replay("last", "--inputs", "current")
     named = [(item["kind"], item["path"]) for item in found["differences"]]
     assert named == [("data", "inputs.data/a.txt")]
     assert found["differences"][0]["before"] != found["differences"][0]["after"]
@@ -500,7 +500,7 @@ def test_data_beside_the_project_by_a_relative_path(project: Project) -> None:
     assert [item["path"] for item in trees.outcome(project)["inputs"]] == [str(shared)]
     assert trees.identical(project)["differences"] == []
     shared.write_text("bbb")
-    found = project.replay(check=3)
+    found = project.replay("last", "--inputs", "current", check=3)
     assert [(item["kind"], item["path"]) for item in found["differences"]] == [("data", f"inputs.{shared}")]
 
 

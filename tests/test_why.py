@@ -95,7 +95,7 @@ def test_one_byte_of_the_data_is_the_cause(several: Project) -> None:
     path = several.root / "data" / "x.txt"
     changed = b"9" + path.read_bytes()[1:]
     path.write_bytes(changed)
-    found, document = prove(several)
+    found, document = prove(several, "--inputs", "current")
     assert found == [("data", "inputs.data/x.txt")]
     assert document["verdict"] == "DIFFERENT"
     assert path.read_bytes() == changed

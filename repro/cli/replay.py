@@ -33,6 +33,12 @@ _ORDER = [*_EXIT]
     default="recorded",
     help="current: the project as it is now, instead of the recorded code.",
 )
+@click.option(
+    "--inputs",
+    type=click.Choice(["recorded", "current"]),
+    default="recorded",
+    help="current: files that changed since as they are now, instead of the bytes that the store kept.",
+)
 @click.option("--until", type=click.IntRange(0), metavar="STEP", help="End after this step of the first optimizer.")
 @click.option("--times", type=click.IntRange(1), default=1, metavar="N", help="Replay N times, and compare those too.")
 @click.option("--why", "wants_why", is_flag=True, help="Prove which difference is the cause, by undoing one at a time.")
@@ -60,6 +66,7 @@ def command(
     run: str,
     changes: tuple[str, ...],
     code: str,
+    inputs: Literal["recorded", "current"],
     until: int | None,
     times: int,
     wants_why: bool,
@@ -89,7 +96,7 @@ def command(
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
     record = store.record(run_id)
-    plan = replace(changed(as_recorded(record), record, changes), environment=environment)
+    plan = replace(changed(as_recorded(record), record, changes), environment=environment, inputs=inputs)
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
         if installed := ", ".join(sorted(record.recipe.sources.keys() - {program.NAME})):

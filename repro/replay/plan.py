@@ -19,8 +19,10 @@ _EXAMPLES = "threads=1, seed=1, determinism=off, params.lr=0.1, env.NAME=VALUE (
 class Plan:
     """How a run is made again. ``variables`` are set, or unset with None, whatever the profile says.
 
-    ``put_back`` are files that changed since, which get the bytes that the run read. ``environment`` is where it runs:
-    current, locked or container; of the current one, ``packages`` are taken from the recorded one.
+    ``inputs`` says whether a file that changed since has the bytes that the run read (``recorded``, where the store
+    kept them) or those of today (``current``); of the latter those of the names ``put_back`` get the recorded ones.
+    ``environment`` is where it runs: current, locked or container; of the current one, ``packages`` are taken from the
+    recorded one.
     """
 
     code: str
@@ -29,6 +31,7 @@ class Plan:
     profile: Profile
     threads: int | None
     variables: Mapping[str, str | None] = field(default_factory=dict)
+    inputs: Literal["recorded", "current"] = "recorded"
     put_back: frozenset[str] = frozenset()
     environment: Literal["current", "locked", "container"] = "current"
     packages: frozenset[str] = frozenset()

@@ -101,9 +101,11 @@ def replay(store: Store, run_id: str, plan: Plan | None = None, asked: Asked | N
     try:
         if asked.keep:
             (folder / "kept").touch()
-        restored = restore.restore(store, record, outcome, folder, code=plan.code, put_back=plan.put_back)
-        for path, _ in restored.from_store:
-            asked.say(f"repro: {path} is gone; the replay has the bytes that the run read, from the store")
+        current = plan.inputs == "current"
+        options: dict[str, Any] = {"code": plan.code, "current_inputs": current, "put_back": plan.put_back}
+        restored = restore.restore(store, record, outcome, folder, **options)
+        for item in [] if asked.quiet else restored.from_store:
+            asked.say(f"repro: {item}")
         layer = _aside(store, record, outcome, plan, asked, folder)
         result, denied = _run(store, record, restored, plan, asked, folder, layer)
         _go_on(result)
@@ -381,10 +383,12 @@ def _differences(
     record: Record, original: Outcome, before: Path, restored: restore.Restored, result: execute.Result
 ) -> list[Difference]:
     found = differences.compare(record, result.record)
-    found += differences.compare_observed(observed.read(before).document(), observed.read(result.folder).document())
+    seen = observed.read(result.folder)
+    found += differences.compare_observed(observed.read(before).document(), seen.document())
+    unread = [(item.path, item.then, item.now) for item in restored.unread(seen.reads) if item.now is not None]
     found += [
         Difference(kind="data", path=f"inputs.{path}", before=old, after=new, prior="certain")
-        for path, old, new in restored.changed
+        for path, old, new in (*restored.changed, *unread)
     ]
     known = {item.path for item in found}
     return differences.ordered([*found, *_other_inputs(original, result.outcome, known)])

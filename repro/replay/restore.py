@@ -32,13 +32,30 @@ class NotReplayableError(ReproError):
     exit_code = 4
 
 
+class FromStore(NamedTuple):
+    """An input whose recorded bytes the store kept: where it lies today, its copy here, its digest then and today's.
+
+    ``now`` is None for one that is gone.
+    """
+
+    path: str
+    source: str
+    copy: str
+    then: str
+    now: str | None
+
+    def __str__(self) -> str:
+        """Say what became of it."""
+        state = f"{self.source} is gone" if self.now is None else f"{self.path} has changed since the run"
+        return f"{state}; the replay has the bytes that the run read, from the store"
+
+
 class Restored(NamedTuple):
     """The project's place in the replay, where the user stood, the live places with their copies, and what is amiss.
 
     ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more,
     ``gone`` (as absolute paths) those that a program is to fetch again; ``apart`` says of files beside the code which
-    are not there as they were. ``from_store`` are inputs that are gone, each with its copy here, which has the bytes
-    that the store kept.
+    are not there as they were. ``from_store`` are inputs that are gone or changed and came from the store.
     """
 
     place: Path
@@ -48,7 +65,11 @@ class Restored(NamedTuple):
     lost: list[str]
     gone: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
-    from_store: tuple[tuple[str, str], ...] = ()
+    from_store: tuple[FromStore, ...] = ()
+
+    def unread(self, reads: Container[str]) -> list[FromStore]:
+        """Return those from the store that a replay, which read the files ``reads``, did not read where they lie."""
+        return [item for item in self.from_store if item.copy not in reads]
 
 
 def restore(
@@ -58,11 +79,13 @@ def restore(
     folder: Path,
     *,
     code: str | None = None,
+    current_inputs: bool = False,
     put_back: Container[str] = (),
 ) -> Restored:
     """Materialise a run's code and all that it needs under ``folder``; a replay's is that of the run it replayed.
 
-    ``code`` is another tree to take, ``put_back`` names inputs that get the bytes that the run read, from the store.
+    ``code`` is another tree to take. A file that has changed since the run read it gets the bytes that the run read,
+    where the store kept them; with ``current_inputs`` only those of the names ``put_back`` do.
 
     Raises:
         StoreDamagedError: when the code or a kept file does not come out as it was recorded.
@@ -70,9 +93,10 @@ def restore(
     """
     first = record.replay_of
     if first is not None and store.run_folder(first).exists():
-        options = {"code": code, "put_back": put_back}
+        options = {"code": code, "current_inputs": current_inputs, "put_back": put_back}
         return restore(store, store.record(first), store.outcome(first), folder, **options)  # type: ignore[arg-type]
-    return _Restoring(store, record, outcome, Mirror(folder / "root"), code, put_back).restore()
+    keeps_current = put_back if current_inputs else None
+    return _Restoring(store, record, outcome, Mirror(folder / "root"), code, keeps_current).restore()
 
 
 def not_recorded(restored: Restored, paths: Iterable[str]) -> list[str]:
@@ -87,7 +111,10 @@ def _differ(path: str, twin: str) -> bool:
 
 
 class _Restoring:
-    """One restoration; ``root`` is where the project lay, ``now`` where it lies: it may have been moved."""
+    """One restoration; ``root`` is where the project lay, ``now`` where it lies: it may have been moved.
+
+    ``put_back`` names the changed inputs that get their recorded bytes; None: all whose bytes the store kept.
+    """
 
     def __init__(
         self,
@@ -96,7 +123,7 @@ class _Restoring:
         outcome: Outcome | None,
         mirror: Mirror,
         code: str | None,
-        put_back: Container[str],
+        put_back: Container[str] | None,
     ) -> None:
         self.store = store
         self.record = record
@@ -109,9 +136,10 @@ class _Restoring:
         self.code = code or record.recipe.code
         self.gone: list[str] = []
         self.apart: list[str] = []
-        self.from_store: list[tuple[str, str]] = []
-        inputs = [] if outcome is None else outcome.inputs
-        self.back = {self.root / item.path: str(item.digest) for item in inputs if item.path in put_back}
+        self.from_store: list[FromStore] = []
+        self.put_back = put_back
+        #: The inputs that come from the store, with their digests.
+        self.back: dict[Path, str] = {}
         self.trees = {str(self.root): self.code} | {
             self.project["sources"][name]: tree for name, tree in sources.items()
         }
@@ -219,7 +247,7 @@ class _Restoring:
                 self.gone.append(str(self._source(self.root / item.path)))
             elif item.digest is None:
                 lost.append(item.path)
-            elif found != item.digest and self.root / item.path not in self.back:
+            elif found != item.digest and not self._returns(item, found):
                 changed.append((item.path, item.digest, found))
         cache.save()
         return changed, lost
@@ -236,13 +264,25 @@ class _Restoring:
         source = self._source(self.root / item.path)
         found = leftovers.digest_now(item, source, cache, self.store)
         if found is None and item.note != FETCHED and self._is_kept(item.digest or ""):
-            target = self.root / item.path
-            self.back[target] = found = str(item.digest)
-            self.from_store.append((str(source), str(self.mirror.at(target))))
+            self._take_from_store(item, None)
+            return item.digest
         if found is None and item.note != FETCHED:
             hint = f"put it back ({item.size:,} bytes, {item.digest or item.note})"
             raise NotReplayableError(f"{source} is gone; the run read it", hint=hint)
         return found
+
+    def _returns(self, item: FileDigest, found: str) -> bool:
+        """Let an input that has changed have its recorded bytes again, where that is wanted and they were kept."""
+        wanted = self.put_back is None or item.path in self.put_back
+        if not wanted or item.note == FETCHED or not self._is_kept(item.digest or ""):
+            return False
+        self._take_from_store(item, found)
+        return True
+
+    def _take_from_store(self, item: FileDigest, now: str | None) -> None:
+        target, then = self.root / item.path, str(item.digest)
+        self.back[target] = then
+        self.from_store.append(FromStore(item.path, str(self._source(target)), str(self.mirror.at(target)), then, now))
 
     def _is_kept(self, name: str) -> bool:
         return name.startswith("sha256:") and self.store.objects.path(name).is_file()
@@ -263,10 +303,19 @@ class _Restoring:
         whole = {path.parent for path in paths if not self._is_inside(path)} - busy
         for folder in busy:
             self.mirror.folder(folder)
+        for folder in {path.parent for path in self.back} & busy - {path.parent for path in self.written}:
+            self._link_rest(folder)
         for folder in sorted(folder for folder in whole if not self._holds_code(folder)):
             self.mirror.link(folder)
         for path in paths:
             self._link(path)
+
+    def _link_rest(self, folder: Path) -> None:
+        """Link what else lies in a folder: a reader that nobody saw may have read it."""
+        with contextlib.suppress(FileNotFoundError):
+            for child in sorted(folder.iterdir()):
+                if child not in self.back:
+                    self.mirror.link(child)
 
     def _link_declared(self) -> None:
         """Link declared data: folders whole, so that they can be listed, unless the run wrote there.
@@ -277,9 +326,11 @@ class _Restoring:
         own = {*self.written, *self.back}
         for name, where in self.record.circumstances["launch"]["data"].items():
             found = list(self._expand(where))
-            if not found:
+            if not found and not self._is_back(where):
                 raise NotReplayableError(f"data.{name}: nothing is at {where} any more", hint=f"put back {where}")
             for aim, source in found:
+                if aim in self.back:
+                    continue
                 if source.is_dir() and any(item.is_relative_to(aim) for item in own):
                     self.mirror.link_files(source, aim, without=own)
                 else:
@@ -290,6 +341,14 @@ class _Restoring:
         place, pattern = data.split(where, self._source(Path(self.project["folder"])))
         found = [place] if pattern is None else sorted(place.glob(pattern))
         yield from ((self._recorded(source), source) for source in found if source.exists())
+
+    def _is_back(self, where: str) -> bool:
+        """Say whether files of a declared item that is gone have come from the store."""
+        place, pattern = data.split(where, self._source(Path(self.project["folder"])))
+        back = [self._source(path) for path in self.back]
+        if pattern is None:
+            return any(path.is_relative_to(place) for path in back)
+        return any(path.relative_to(place).match(pattern) for path in back if path.is_relative_to(place))
 
     def _beside(self) -> tuple[list[str], list[str]]:
         """Return what else lay in the project when the run began, and all other files, relative to the project.

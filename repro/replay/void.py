@@ -56,11 +56,12 @@ def _reasons(then: Observed, now: Observed, restored: restore.Restored) -> Itera
     yield from (f"{path} is not what it was when the run read it, and nobody kept it" for path in restored.lost)
     for path in aside.unknown(then):
         yield f"{path} is not what it was when the run began: the run changed it, and nobody kept it"
-    for path in restore.not_recorded(restored, now.reads):
+    inputs = {item.source for item in restored.from_store}
+    for path in restore.not_recorded(restored, now.reads.keys() - inputs):
         yield f"{path} was read by its absolute path, and is not what was recorded"
-    for path, copy in restored.from_store:
-        if copy not in now.reads:
-            yield f"{path} is gone; what the store kept of it was not read in the replay's folder"
+    for item in restored.unread(now.reads):
+        if item.now is None:
+            yield f"{item.source} is gone; what the store kept of it was not read in the replay's folder"
 
 
 def hint(found: compare.Comparison, layer: aside.Aside) -> str | None:
