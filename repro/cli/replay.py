@@ -100,7 +100,7 @@ def command(
     if code == "current":
         plan = replace(plan, code=why.current_code(store, record))
         if installed := ", ".join(sorted(record.recipe.sources.keys() - {program.NAME})):
-            common.say(f"repro: installed editable from outside the project, and replayed as recorded: {installed}")
+            common.say(f"repro: code from outside the project is replayed as recorded: {installed}")
     if environment != "container" and (engine or base):
         raise UsageError("--engine and --base are for --env container")
     place = Options(allow_python=allow_python, hermetic=hermetic, engine=engine, base=base)

@@ -314,7 +314,8 @@ class _Restoring:
         """Link what else lies in a folder: a reader that nobody saw may have read it."""
         with contextlib.suppress(FileNotFoundError):
             for child in sorted(folder.iterdir()):
-                if child not in self.back:
+                is_mixed = self._holds_code(child) or any(path.is_relative_to(child) for path in self.back)
+                if not is_mixed:
                     self.mirror.link(child)
 
     def _link_declared(self) -> None:

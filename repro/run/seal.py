@@ -15,7 +15,7 @@ import msgspec
 
 from repro import __version__
 from repro.base import clock
-from repro.capture import beside, git, hardware, head, lock, packages, program, providers, variables
+from repro.capture import beside, git, hardware, head, lock, outside, packages, program, providers, variables
 from repro.capture import code as code_capture
 from repro.capture import data as data_capture
 from repro.capture.interpreter import Interpreter
@@ -81,7 +81,11 @@ def capture(
         code = _code(request, store, outputs, given)
         data = data_capture.declared(request.data, request.working_folder, cache)
         found = installed.result()
-        sources = _sources(found, request, store, code.gaps) if given is None else _given_sources(given)
+        if given is None:
+            sources = _sources(found, request, store, code.gaps)
+            sources |= _outside(request, store, code, environment, sources)
+        else:
+            sources = _given_sources(given)
         codes = _source_codes(sources, store) if given is None else _given_codes(given, request, store)
         if request.program is not None and given is None:
             sources[program.NAME] = store.folder / "program"
@@ -245,6 +249,23 @@ def _sources(found: packages.Environment, request: Request, store: Store, gaps: 
                 Gap(what=f"package {item.name}", reason=f"its editable source {item.editable} cannot be captured")
             )
     return sources
+
+
+def _outside(
+    request: Request,
+    store: Store,
+    code: code_capture.Code,
+    environment: Mapping[str, str],
+    sources: Mapping[str, Path],
+) -> dict[str, Path]:
+    """Return folders outside the project from which the run takes code: each is captured as a further tree."""
+    words, pythonpath = request.command or (), environment.get("PYTHONPATH", "")
+    found = outside.find(request.root, request.working_folder, store.folder, code.stats, words, pythonpath, sources)
+    code.gaps.extend(
+        Gap(what=f"code in {folder}", reason=f"the folder {reason}: what is imported from it is an input")
+        for folder, reason in found.left.items()
+    )
+    return found.folders
 
 
 def _given_sources(given: Given) -> dict[str, Path]:
