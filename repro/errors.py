@@ -64,3 +64,7 @@ class StoreError(ReproError):
 
 class StoreDamagedError(StoreError):
     """The store's own structure is broken."""
+
+
+class UnsafeRecordError(StoreDamagedError):
+    """A record is as it was sealed, and names a file or a folder where none of its belongs: it is not used."""

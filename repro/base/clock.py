@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+#: What `new_run_id` makes.
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{8}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 

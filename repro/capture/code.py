@@ -122,7 +122,9 @@ def own_streams() -> set[int]:
 
 
 def _inside(store: Path, root: Path) -> list[str]:
-    return [store.relative_to(root).as_posix()] if store.is_relative_to(root) else []
+    """Return where the store lies in the project: a link, and what it leads to, where it is one."""
+    places = dict.fromkeys([store, store.resolve()])
+    return [place.relative_to(root).as_posix() for place in places if place.is_relative_to(root)]
 
 
 class _Repository(NamedTuple):
@@ -166,11 +168,13 @@ class _Repository(NamedTuple):
         listing.skipped.extend(prefix + name for name in found.skipped)
 
     def _ls_files(self, skipped: list[str]) -> bytes:
-        excludes = ["--exclude=__pycache__/", *(f"--exclude=/{_escape(name)}/" for name in skipped)]
+        ends = (_escape(name) + ("" if (self.root / name).is_symlink() else "/") for name in skipped)
+        excludes = ["--exclude=__pycache__/", *(f"--exclude=/{end}" for end in ends)]
         return self._git("ls-files", "-z", "-t", "-s", "-c", "-o", "--exclude-standard", *excludes)
 
     def _not_ignored(self, folders: list[str]) -> list[str]:
         """Return those of the folders that the user's own ignore rules do not name."""
+        folders = [name for name in folders if not (self.root / name).is_symlink()]  # a store's: no folder to git
         if not folders:
             return []
         listing = b"".join(os.fsencode(name) + b"/\0" for name in folders)

@@ -55,6 +55,7 @@ def walk(root: Path, store: Path) -> Layout:
 
     A cache is known by its name, or by the variable that names its place.
     """
+    stores = {str(store), os.path.realpath(store)}
     made = {item.prefix.rstrip(os.sep) for item in caches.named(os.environ, [str(root)]).places if item.kind == "made"}
     folders: list[str] = []
     skipped: dict[str, str] = {}
@@ -63,7 +64,7 @@ def walk(root: Path, store: Path) -> Layout:
         here = pending.popleft()
         for entry in sorted(_children(root / here), key=lambda entry: entry.name):
             name = f"{here}/{entry.name}" if here else entry.name
-            reason = "a cache" if entry.path in made else _reason(entry, store)
+            reason = "a cache" if entry.path in made else _reason(entry, stores)
             if reason is None:
                 folders.append(name)
                 pending.append(name)
@@ -96,9 +97,9 @@ def _children(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _reason(entry: os.DirEntry[str], store: Path) -> str | None:
+def _reason(entry: os.DirEntry[str], stores: set[str]) -> str | None:
     """Return why a folder is passed over; an empty text says that it goes without saying."""
-    if entry.name == ".git" or entry.path == str(store):
+    if entry.name == ".git" or entry.path in stores:
         return ""
     if entry.name == "__pycache__":
         return ""

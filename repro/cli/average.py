@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from repro.average import driver, members
-from repro.cli import common
+from repro.cli import common, trusting
 from repro.errors import UsageError
+from repro.store import trust
 from repro.store.store import Store
 
 _NAMES = {"averaged": "averaged", "best_single": "best single (on validation)", "mean_single": "mean single"}
@@ -31,9 +32,17 @@ _COLUMNS = ("accuracy", "rmse", "nll", "ece", "parameters", "inference_seconds")
     metavar="LOSS",
     help="Of runs from no common checkpoint, average weights up to this barrier (validation NLL, nats).",
 )
+@trusting.options
 @common.json_option
 def command(
-    study: str, method: str, test: str, validation: str | None, rebasin: bool, max_barrier: float, as_json: bool
+    study: str,
+    method: str,
+    test: str,
+    validation: str | None,
+    rebasin: bool,
+    max_barrier: float,
+    as_json: bool,
+    trusted: trust.Scope | None,
 ) -> int:
     """Average the runs of STUDY, and evaluate the model on the test split.
 
@@ -50,6 +59,8 @@ def command(
     store = Store.create(store.folder)
     asked = driver.Asked(method, test, validation, rebasin, max_barrier)
     runs = members.find(store, study)
+    for member in runs:
+        trusting.need_trust(store, member.run_id, trusted)
     common.say(f"repro: averaging {common.count(len(runs), 'run')} by {method}", dim=True)
     found = driver.average(store, runs, asked)
     if as_json:

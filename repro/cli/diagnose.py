@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from repro.cli import common
+from repro.cli import common, trusting
 from repro.errors import InterruptedReplay, RunNotFoundError, UsageError
 from repro.record.values import Profile
 from repro.replay import diagnose
 from repro.replay.culprit import Finding
 from repro.run import execute, request
-from repro.store import names
+from repro.store import names, trust
 from repro.store.store import Store
 
 _SUFFIXES = (".yaml", ".yml")
@@ -29,6 +29,7 @@ _MOST_OTHERS = 5
 @click.option("--determinism", type=click.Choice(["strict", "portable", "warn", "off"]), help="As with repro run.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of each process.")
 @click.option("--allow-outside-writes", is_flag=True, help="Let the replays write outside their own folders.")
+@trusting.options
 @common.json_option
 def command(
     words: tuple[str, ...],
@@ -39,6 +40,7 @@ def command(
     threads: int | None,
     allow_outside_writes: bool,
     as_json: bool,
+    trusted: trust.Scope | None,
 ) -> int:
     """Say why two runs of the same thing differ: the operator, the seed, the draw, the order, with its line.
 
@@ -59,6 +61,7 @@ def command(
         store = common.open_store()
         common.needs_runs(store)
         run_id = names.resolve(store, words[0])
+        trusting.need_trust(store, run_id, trusted)
     else:
         store = Store.create(common.store_folder(asked.root))
         common.say("repro: the first run", dim=True)

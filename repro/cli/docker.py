@@ -9,19 +9,20 @@ from typing import Any
 
 import click
 
-from repro.cli import common
+from repro.cli import common, trusting
 from repro.engines import container
 from repro.environments import image, recorded, wheels
 from repro.errors import UsageError
 from repro.record.values import Record
 from repro.replay import environment
-from repro.store import names
+from repro.store import names, trust
 from repro.store.store import Store
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what all three commands take."""
     for option in (
+        trusting.options,
         common.json_option,
         click.option("--allow-python", is_flag=True, help="Go on where the base image has another Python."),
         click.option("--base", metavar="IMAGE", help="The image that it is built on; python:VERSION-slim by default."),
@@ -37,25 +38,34 @@ def command() -> None:
     """Rebuild a run's environment as an image, run it there, or write its Dockerfile."""
 
 
-def _found(run: str) -> tuple[Store, Record]:
+def _found(run: str, trusted: trust.Scope | None) -> tuple[Store, Record]:
     store = common.open_store()
     common.needs_runs(store)
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
+    trusting.need_trust(store, run_id, trusted)
     return store, recorded.original(store, store.record(run_id))
 
 
 @command.command("build")
 @click.option("--anew", is_flag=True, help="Build it also where it is there: is it the same again?")
 @_options
-def build(run: str, engine: str | None, base: str | None, allow_python: bool, as_json: bool, anew: bool) -> int:
+def build(
+    run: str,
+    engine: str | None,
+    base: str | None,
+    allow_python: bool,
+    as_json: bool,
+    anew: bool,
+    trusted: trust.Scope | None,
+) -> int:
     """Build the image of RUN: its base, the locked packages, the recorded code.
 
     Podman gives the same record the same image id each time; Docker does not.
 
     Exit code 4: the base, a wheel or the engine cannot be had.
     """
-    store, record = _found(run)
+    store, record = _found(run, trusted)
     chosen = container.choose(engine)
     built = image.build(store, record, chosen, base=base, allow_python=allow_python, anew=anew, say=common.say)
     environment.note(store, record, built)
@@ -75,11 +85,19 @@ def build(run: str, engine: str | None, base: str | None, allow_python: bool, as
 @_options
 @click.pass_context
 def run_(
-    context: click.Context, run: str, engine: str | None, base: str | None, allow_python: bool, as_json: bool
+    context: click.Context,
+    run: str,
+    engine: str | None,
+    base: str | None,
+    allow_python: bool,
+    as_json: bool,
+    trusted: trust.Scope | None,
 ) -> int:
     """Replay RUN in its image: the same as `repro replay RUN --env container`."""
     from repro.cli.replay import command as replay
 
+    common.needs_runs(store := common.open_store())
+    trusting.need_trust(store, names.resolve(store, run), trusted)
     words = {"environment": "container", "engine": engine, "base": base, "allow_python": allow_python}
     return int(context.invoke(replay, run=run, as_json=as_json, **words) or 0)
 
@@ -88,12 +106,18 @@ def run_(
 @click.option("--output", type=click.Path(path_type=Path), help="The new folder; repro-RUN by default.")
 @_options
 def export(
-    run: str, engine: str | None, base: str | None, allow_python: bool, as_json: bool, output: Path | None
+    run: str,
+    engine: str | None,
+    base: str | None,
+    allow_python: bool,
+    as_json: bool,
+    output: Path | None,
+    trusted: trust.Scope | None,
 ) -> int:
     """Write Dockerfile and context of RUN into a new folder, for people without repro. Needs no engine."""
     if engine is not None or allow_python:
         raise UsageError("export builds nothing: it takes neither --engine nor --allow-python")
-    store, record = _found(run)
+    store, record = _found(run, trusted)
     folder = output or Path(f"repro-{record.run_id}")
     if folder.exists():
         raise UsageError(f"{folder} is there already", hint="--output NAME names a new folder")

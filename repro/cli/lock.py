@@ -9,10 +9,10 @@ import click
 
 from repro.base import files
 from repro.capture import root
-from repro.cli import common
+from repro.cli import common, trusting
 from repro.environments import compiling, locks, pylock, recorded, resolve
 from repro.errors import ReproError, UsageError
-from repro.store import names
+from repro.store import names, trust
 
 
 @click.command("lock")
@@ -21,9 +21,16 @@ from repro.store import names
 @click.option("--extra", "extras", multiple=True, metavar="NAME", help="An extra of pyproject.toml; may be repeated.")
 @click.option("--upgrade", is_flag=True, help="Take the newest of everything, not what is locked already.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="With --from: the file to write.")
+@trusting.options
 @common.json_option
 def command(
-    check: bool, run: str | None, extras: tuple[str, ...], upgrade: bool, output: Path | None, as_json: bool
+    check: bool,
+    run: str | None,
+    extras: tuple[str, ...],
+    upgrade: bool,
+    output: Path | None,
+    as_json: bool,
+    trusted: trust.Scope | None,
 ) -> int:
     """Compile lockfiles/*.in, or pyproject.toml, into a lock with hashes, by pip-tools.
 
@@ -34,7 +41,7 @@ def command(
     """
     if run is not None:
         _refuse("--from", check=check, upgrade=upgrade, extra=bool(extras))
-        return _from(run, output, as_json)
+        return _from(run, output, trusted, as_json=as_json)
     if output is not None:
         raise UsageError("--output goes with --from: a project's lock is named after its interpreter and index")
     asked = compiling.inputs(root.find(Path.cwd()), extras)
@@ -77,10 +84,11 @@ def _check(asked: compiling.Inputs, as_json: bool) -> int:
     return 0
 
 
-def _from(run: str, output: Path | None, as_json: bool) -> int:
+def _from(run: str, output: Path | None, trusted: trust.Scope | None, *, as_json: bool) -> int:
     store = common.open_store()
     common.needs_runs(store)
     run_id = names.resolve(store, run, write=False)
+    trusting.need_trust(store, run_id, trusted)
     record = store.record(run_id)
     common.say(f"repro: looking for the wheels of {run_id}", dim=True)
     found = resolve.resolve(record, resolve.wanted(record), recorded.target(record))

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import click
 
 from repro.capture import program
-from repro.cli import common, plot
+from repro.cli import common, plot, trusting
 from repro.errors import UsageError
 from repro.record.values import Record
 from repro.replay import grade, narrow, replay, ulp, why
 from repro.replay.environment import Options
 from repro.replay.plan import as_recorded, changed
 from repro.run import metrics
-from repro.store import names
+from repro.store import names, trust
 from repro.store.store import Store
 
 _EXIT = {"IDENTICAL": 0, "WITHIN_TOLERANCE": 0, "COMPATIBLE": 0, "DIFFERENT": 3, "NOT_REPLAYABLE": 4}
@@ -61,6 +61,7 @@ _ORDER = [*_EXIT]
 @click.option("--allow-python", is_flag=True, help="With --env locked or container: go on with another Python.")
 @click.option("--keep", is_flag=True, help="Keep the folder in which the replay ran.")
 @click.option("--allow-outside-writes", is_flag=True, help="Let the replay write outside its own folder.")
+@trusting.options
 @common.json_option
 def command(
     run: str,
@@ -79,6 +80,7 @@ def command(
     keep: bool,
     allow_outside_writes: bool,
     as_json: bool,
+    trusted: trust.Scope | None,
 ) -> int:
     """Run RUN again from its record, in a folder of its own, and compare bit for bit.
 
@@ -95,6 +97,7 @@ def command(
     common.needs_runs(store)
     run_id = names.resolve(store, run)
     store = Store.create(store.folder)
+    trusting.need_trust(store, run_id, trusted)
     record = store.record(run_id)
     plan = replace(changed(as_recorded(record), record, changes), environment=environment, inputs=inputs)
     if code == "current":

@@ -84,6 +84,8 @@ def _print(found: verify.Report) -> None:
         click.secho(fault, fg="red")
     if not (found.faults or found.journal_faults):
         click.secho(_praise(found.files), fg="green")
+    for line in found.unsafe:
+        click.secho(f"not used: {line}", fg="yellow")
     for place in found.recovered:
         click.echo(f"{place} was entered in the journal after a crash")
     for line in found.signatures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -25,6 +26,9 @@ from repro.worker.job import Job
 #: Where the environment is in an image, and the recorded code.
 PREFIX = "/opt/repro"
 CODE = "/work"
+#: What ends a line, or would be taken for the end of one; and what a variable may be called.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = "import platform; print(platform.python_implementation(), platform.python_version())"
 #: Asked of an image, in whose environment nothing of ours may be there to be imported: what `scan` reads of it.
 _LOOK = """\
@@ -173,8 +177,8 @@ def write_context(
     job = _write_job(folder, record) if record.recipe.entry is not None else ""
     labels = {**_labels(record), "org.opencontainers.image.base.digest": base_id}
     text = _DOCKERFILE.format(
-        title=f"The environment and the code of run {record.run_id} ({record.name}), on {base}",
-        base=base_id,
+        title=_plain(f"The environment and the code of run {record.run_id} ({record.name}), on {base}"),
+        base=_plain(base_id),
         lock=source.lock_digest,
         own=digest.of_value("own/1", [digest.of_bytes(wheel[1]), source.editables]),
         pip_install=_PIP.format(pip=own_pip[0], prefix=PREFIX),
@@ -186,7 +190,7 @@ def write_context(
         job=job,
         environment="ENV " + " \\\n    ".join(f"{name}={_quoted(value)}" for name, value in _variables(record).items()),
         labels=" \\\n      ".join(f"{name}={_quoted(value)}" for name, value in labels.items()),
-        folder=os.path.normpath(f"{CODE}/{record.recipe.cwd or '.'}"),
+        folder=_folder(record),
         command=json.dumps(_command(record)),
     )
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
@@ -232,6 +236,9 @@ def places(record: Record) -> dict[str, str]:
 
 def _variables(record: Record) -> dict[str, str]:
     path = f"{PREFIX}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    wrong = next((name for name in record.recipe.environment if _VARIABLE.fullmatch(name) is None), None)
+    if wrong is not None:
+        raise EnvironmentMismatchError(f"the variable {wrong!r} cannot be set in a Dockerfile")
     return {"PATH": path, **record.recipe.environment}
 
 
@@ -283,9 +290,26 @@ def _labels(record: Record) -> dict[str, str]:
     }
 
 
+def _folder(record: Record) -> str:
+    """Return the working folder, as WORKDIR takes it.
+
+    Raises:
+        EnvironmentMismatchError: when its name would break the line.
+    """
+    folder = os.path.normpath(f"{CODE}/{record.recipe.cwd or '.'}")
+    if _plain(folder) != folder:
+        raise EnvironmentMismatchError(f"the folder {folder!r} cannot be named in a Dockerfile: control characters")
+    return folder.replace("\\", "\\\\").replace("$", "\\$")
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line: what breaks a line of a Dockerfile is an instruction of its own."""
+    return _CONTROL.sub(" ", text)
+
+
 def _quoted(text: str) -> str:
     """Return a value of ENV or LABEL: in double quotes, nothing in it expanded."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ") + '"'
+    return '"' + _plain(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$") + '"'
 
 
 def look(store: Store, engine: Engine, image: Image) -> tuple[Interpreter, packages.Environment]:

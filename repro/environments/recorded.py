@@ -158,7 +158,7 @@ def find_python(record: Record, *, allow_other: bool) -> Python:
         return (near or others)[0]
     seen = ", ".join(dict.fromkeys(found.version for found in others)) or "none"
     number = wanted.rpartition(" ")[2]
-    hint = f"install it (pyenv install {number}), repro replay --env container, or go on with --allow-python"
+    hint = f"put it on PATH (pyenv install {number}), repro replay --env container, or go on with --allow-python"
     raise EnvironmentMismatchError(f"the run had {wanted}, and here there is {seen}", hint=hint)
 
 
@@ -173,9 +173,8 @@ def target(record: Record) -> resolve.Target:
 
 
 def _pythons(record: Record) -> Iterator[str]:
-    launch = record.circumstances["launch"].get("python") or {}
+    """Yield the interpreters that the user has: a record may name any program, and that one is not started."""
     number = record.recipe.interpreter.rpartition(" ")[2]
-    yield from (str(launch[name]) for name in ("executable",) if name in launch)
     yield sys.executable
     series = ".".join(number.split(".")[:2])
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):

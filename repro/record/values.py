@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from repro.base import canonical, digest
-from repro.errors import StoreDamagedError
-from repro.record import seeds
+from repro.errors import StoreDamagedError, UnsafeRecordError
+from repro.record import names, seeds
 
 Profile = Literal["strict", "portable", "warn", "off"]
 State = Literal["RUNNING", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST", "UNKNOWN"]
@@ -192,12 +192,19 @@ def unseal(data: bytes, kind: type[T], where: str) -> T:
 
     Raises:
         StoreDamagedError: when ``data`` is not such a value.
+        UnsafeRecordError: when it names what it must not (`repro.record.names`).
     """
     try:
-        return msgspec.convert(canonical.loads(data), kind)
+        value = msgspec.convert(canonical.loads(data), kind)
     except (ValueError, msgspec.ValidationError) as error:
         hint = "repro verify lists every file that is not as it was sealed"
         raise StoreDamagedError(f"{where} is not a valid {kind.__name__}: {error}", hint=hint) from error
+    try:
+        names.check(value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        hint = "repro never writes such a name: somebody else did; nothing of this record is used"
+        raise UnsafeRecordError(f"{where} is not safe to use: {error}", hint=hint) from error
+    return value
 
 
 def recipe_digest(recipe: Recipe) -> str:

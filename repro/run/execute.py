@@ -22,6 +22,7 @@ from repro.record.values import OVER_MEMORY, OVER_TIME, Outcome, Record, State, 
 from repro.run import conclude, leftovers, recover, resume, seal, setting
 from repro.run.metrics import Scanner
 from repro.run.request import Request
+from repro.store import trust
 from repro.store.store import Store
 from repro.worker.job import Job
 
@@ -121,6 +122,7 @@ class _Execution:
             captured = self._continue(captured, self.options.start)
         captured = _telling(captured, launch=captured.record.circumstances["launch"] | self._launched())
         digest = self.store.seal_record(captured.record)
+        trust.mark(self.store.run_folder(captured.record.run_id), digest)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
             self._job(list(outputs)).write()

@@ -255,8 +255,17 @@ def known_outputs(store: Store, root: Path) -> dict[str, Stat]:
 def not_code(store: Store, root: Path) -> dict[str, Stat | None]:
     """Return the files of a project that runs left, with their stat, or are writing now, with None."""
     writing: dict[str, Stat | None] = {}
-    for mark in sorted(store.open.iterdir()):
-        for path in observations.read(store.run_folder(mark.name)).writes:
+    for run_id in store.open_runs():
+        try:
+            writes = observations.read(store.run_folder(run_id)).writes
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+        ):  # of a killed run, with what is not ours: recovery sees to it
+            continue
+        for path in writes:
             if path.startswith(f"{root}{os.sep}"):
                 writing[os.path.relpath(path, root)] = None
     return {**known_outputs(store, root), **writing}

@@ -31,10 +31,15 @@ class Point(NamedTuple):
 def read(folder: Path) -> Iterator[Point]:
     """Yield all points of the run in ``folder``, in the order of each process."""
     for path in sorted((folder / "metrics").glob("*.jsonl")):
-        rank = path.name.partition("-")[0] if not path.name.endswith("-output.jsonl") else ""
-        for line in lines_of(path):
-            for name, value in line.get("m", {}).items():
-                yield Point(name, line.get("step"), float(value), float(line.get("t", 0.0)), rank)
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[Point]:
+    """Yield the points of one process, in its order."""
+    rank = path.name.partition("-")[0] if not path.name.endswith("-output.jsonl") else ""
+    for line in lines_of(path):
+        for name, value in line.get("m", {}).items():
+            yield Point(name, line.get("step"), float(value), float(line.get("t", 0.0)), rank)
 
 
 def series(folder: Path) -> dict[str, list[Point]]:

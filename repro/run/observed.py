@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,6 @@ class Observed:
         }
 
 
-def lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield every whole JSON line of all files of a folder, oldest file first; torn lines are left out."""
-    for path in sorted(folder.glob("*.jsonl")):
-        yield from lines_of(path)
-
-
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """Yield every whole JSON line of a file; torn lines are left out."""
     for line in path.read_bytes().split(b"\n"):
@@ -123,9 +117,14 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
 
 def read(folder: Path) -> Observed:
     """Return what the processes of the run in ``folder`` observed."""
+    return read_files(sorted((folder / "observed").glob("*.jsonl")))
+
+
+def read_files(paths: Iterable[Path]) -> Observed:
+    """Return what processes observed, from their files, oldest first."""
     found = Observed()
     accesses = []
-    for event in lines(folder / "observed"):
+    for event in (event for path in paths for event in lines_of(path)):
         kind = event.pop("kind", "")
         if kind in ("read", "write", "touched"):
             accesses.append((event["t"], kind, event))

@@ -12,7 +12,7 @@ from pathlib import Path
 from repro.base import digest
 from repro.engines import local
 from repro.errors import StoreError
-from repro.run import conclude
+from repro.run import conclude, strays
 from repro.store.store import Store
 
 _PATIENCE = 10.0  # seconds for killed processes to be gone
@@ -24,9 +24,9 @@ def recover(store: Store) -> None:
     One that cannot be concluded (the disk is full, its record is damaged) stays open for the next writer: it must not
     keep anybody from running. It is shown as LOST meanwhile, and `verify` names what is damaged.
     """
-    for marker in sorted(store.open.iterdir()):
+    for run_id in store.open_runs():
         with contextlib.suppress(StoreError, OSError):
-            _recover(store, marker.name)
+            _recover(store, run_id)
     with contextlib.suppress(OSError):
         store.sweep()
 
@@ -57,9 +57,11 @@ def _conclude(store: Store, run_id: str) -> None:
     found = digest.of_bytes(store.read(folder / "record.json"))
     reason = "its supervisor ended without an outcome"
     began = int(datetime.fromisoformat(record.created).timestamp() * 1e9)
+    apart = strays.set_apart(folder)
+    notes = [f"{name} is nothing that repro wrote, and was set apart in {strays.FOLDER}/" for name in apart]
     files = conclude.look_back(record, store, began)
     outcome = conclude.outcome_of(
-        record, found, store, state="LOST", started=record.created, reason=reason, files=files
+        record, found, store, state="LOST", started=record.created, reason=reason, files=files, notes=notes
     )
     store.seal_outcome(outcome)
 

@@ -41,6 +41,23 @@ _OBJECT = re.compile(
 )
 
 
+#: The lines of the configuration that `git init --bare` writes, and the files by which git is sent elsewhere.
+_CONFIG = re.compile(
+    r"\s*|\[core\]|\s+(repositoryformatversion = 0|bare = true|(filemode|ignorecase|symlinks|precomposeunicode) = \w+)"
+)
+_OBEYED = (
+    "objects/info/alternates",
+    "objects/info/http-alternates",
+    "commondir",
+    "gitdir",
+    "config.worktree",
+    "info/grafts",
+    "info/sparse-checkout",
+    "shallow",
+    "hooks",
+)
+
+
 _MODES = {"100755": " (executable)", "120000": " (a link)"}
 _PLAIN = ("--no-ext-diff", "--no-textconv")
 
@@ -66,6 +83,9 @@ class CodeRepository:
         tree: Path | None = None,
         held: tuple[int, ...] = (),
     ) -> bytes:
+        strangers = self.strangers()
+        if strangers:
+            raise StoreDamagedError(strangers[0], hint="somebody else wrote it; take it out, then repro verify")
         env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": "/nonexistent",
@@ -74,6 +94,10 @@ class CodeRepository:
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_DIR": str(self.folder),
             "GIT_LITERAL_PATHSPECS": "1",
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_ALLOW_PROTOCOL": "",
+            "GIT_TERMINAL_PROMPT": "0",
         }
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
@@ -88,6 +112,22 @@ class CodeRepository:
             words = error.stderr.decode(errors="replace").strip()
             failed = CaptureError(f"git {arguments[0]} failed in {self.folder}: {words}")
             raise files.refusal(words, self.folder) or failed from error
+
+    def strangers(self) -> list[str]:
+        """Return a sentence for each file that makes git obey somebody else than us: it may name programs, and places.
+
+        A store may come from somebody else, and git runs what its configuration names.
+        """
+        found = [
+            f"{self.folder.name}/{name} is none of repro's files"
+            for name in _OBEYED
+            if os.path.lexists(self.folder / name)
+        ]
+        if not all(_CONFIG.fullmatch(line) for line in _read(self.folder / "config").decode("latin-1").splitlines()):
+            found.append(f"{self.folder.name}/config is not the one that repro writes")
+        if _read(self._attributes) not in (b"", _ATTRIBUTES):
+            found.append(f"{self.folder.name}/info/attributes is not the one that repro writes")
+        return found
 
     def create(self) -> None:
         """Make the repository if it is not there yet."""
@@ -245,6 +285,9 @@ class CodeRepository:
         """
         if not self._attributes.exists():  # nothing was captured yet
             return [f"{self._attributes.relative_to(self.folder.parent)} is missing"] if trees else []
+        strangers = self.strangers()
+        if strangers:
+            return strangers
         try:
             self._git("fsck", "--full", "--no-dangling", "--no-progress", *map(_id, trees))
         except CaptureError as error:
@@ -276,6 +319,16 @@ class CodeRepository:
         except CaptureError:
             return None
         return found
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a small file: none where it is not there yet, the error where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        return str(error).encode()
 
 
 def _number(text: bytes) -> int | None:

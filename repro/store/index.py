@@ -14,12 +14,17 @@ from repro.base import canonical, digest, journal
 from repro.errors import StoreDamagedError
 from repro.store.store import Store
 
-_VERSION = 3
-_SCHEMA = """
+_VERSION = 4
+_MAGIC = b"SQLite format 3\0"
+_HEAD = 100  # bytes of a database's header
+#: "repr": what tells an index of ours from any other database (sqlite.org/fileformat.html, application id).
+_APPLICATION = 0x72657072
+_SCHEMA = f"""
+PRAGMA application_id = {_APPLICATION};
 CREATE TABLE head (version INTEGER, offset INTEGER, digest TEXT);
 CREATE TABLE runs (
     place INTEGER PRIMARY KEY, run_id TEXT UNIQUE, name TEXT, state TEXT, started TEXT DEFAULT '',
-    params TEXT DEFAULT '{}', metrics TEXT DEFAULT '{}', directions TEXT DEFAULT '{}', recipe_digest TEXT,
+    params TEXT DEFAULT '{{}}', metrics TEXT DEFAULT '{{}}', directions TEXT DEFAULT '{{}}', recipe_digest TEXT,
     replay_of TEXT, root TEXT, verdict TEXT
 );
 """
@@ -74,7 +79,39 @@ def _attempts(store: Store, *, write: bool) -> list[Callable[[], sqlite3.Connect
     def in_memory() -> sqlite3.Connection:
         return _connect(":memory:")
 
+    if not _is_ours(path):
+        return [in_memory]
     return [as_it_is, anew, in_memory] if write else [as_it_is, in_memory]
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a file may be made anew as an index: a damaged one, and one of an older version too.
+
+    A link may lead to a database of somebody else's, and so may a name.
+    """
+    if path.is_symlink():
+        return False
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    if not head.startswith(_MAGIC):
+        return True
+    return int.from_bytes(head[68:72], "big") == _APPLICATION or _is_of_older_version(path)
+
+
+def _is_of_older_version(path: Path) -> bool:
+    """Say whether a database has the tables of an index from before it had an application id, and no others."""
+    try:
+        with contextlib.closing(_connect(f"file:{quote(str(path))}?mode=ro")) as base:
+            names = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            base.execute("SELECT version, offset, digest FROM head")
+    except sqlite3.Error:
+        return False
+    return names == {"head", "runs"}
 
 
 def _connect(place: str) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ that was cut short, or computed anew, no longer has that line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -47,13 +48,29 @@ def check(store: Store) -> tuple[list[str], list[str]]:
     heads = [digest.of_bytes(line) for _, line in journal.read(store.journal)]
     for path in sorted((store.folder / "signatures").glob("*.json")):
         try:
-            said.append(_check(path, heads))
+            number, key = _check(path, heads)
+            said.append(f"the first {number + 1} journal lines are signed by {key}")
         except (StoreDamagedError, UsageError) as error:
             faults.append(f"signatures/{path.name}: {error}")
     return said, faults
 
 
-def _check(path: Path, heads: list[str]) -> str:
+def signers(store: Store, record_digest: str) -> set[str]:
+    """Return the keys (``ED25519 key SHA256:...``) whose good signature covers the journal's line of a record."""
+    lines = [line for _, line in journal.read(store.journal)]
+    place = next((number for number, line in enumerate(lines) if record_digest.encode() in line), None)
+    heads = [digest.of_bytes(line) for line in lines]
+    found = set()
+    for path in sorted((store.folder / "signatures").glob("*.json")) if place is not None else ():
+        with contextlib.suppress(StoreDamagedError, UsageError):
+            number, key = _check(path, heads)
+            if place is not None and number >= place:
+                found.add(key)
+    return found
+
+
+def _check(path: Path, heads: list[str]) -> tuple[int, str]:
+    """Return the number of the line that is signed, and the key."""
     try:
         body: dict[str, Any] = json.loads(path.read_bytes())
         number, head, signature = int(body["seq"]), str(body["head"]), str(body["signature"])
@@ -68,7 +85,7 @@ def _check(path: Path, heads: list[str]) -> str:
         raise StoreDamagedError(
             f"line {number + 1} was signed, and is not in the journal any more: cut or computed anew"
         )
-    return f"the first {number + 1} journal lines are signed by {answer.strip().rpartition(' with ')[2]}"
+    return number, answer.strip().rpartition(" with ")[2]
 
 
 def _message(number: int, head: str) -> bytes:

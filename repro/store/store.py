@@ -159,19 +159,34 @@ class Store:
         folder, beginning = self.work / name, self.work / f".{name}"
         with files.disk_errors("make", folder):
             beginning.mkdir(parents=True)
-            lock = locks.acquire(beginning / "lock", b"")
+            lock = locks.acquire(beginning / "lock", self._sign_of_ours)
             beginning.rename(folder)
         return folder, lock
 
+    @cached_property
+    def _sign_of_ours(self) -> bytes:
+        """What the lock of a replay's folder says: that it was made by this store, which may remove it."""
+        return f"work of store {digest.of_bytes(b'repro:work' + self.key)}".encode()
+
     def sweep(self) -> None:
-        """Remove the folders of replays whose supervisor was killed; one that was to be kept has the file ``kept``."""
+        """Remove the folders of replays whose supervisor was killed; one that was to be kept has the file ``kept``.
+
+        Only what this store made: `work` may be a link to a disk where other things lie.
+        """
         for folder in self.work.iterdir():
-            if (
-                not folder.name.startswith(".")
-                and not (folder / "kept").exists()
-                and not locks.is_held(folder / "lock")
-            ):
+            if self._is_left(folder) and not (folder / "kept").exists():
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_left(self, folder: Path) -> bool:
+        """Say whether a folder is one that this store made for a replay which is over."""
+        lock = folder / "lock"
+        if clock.RUN_ID.fullmatch(folder.name.removeprefix(".")) is None or folder.is_symlink() or lock.is_symlink():
+            return False
+        try:
+            is_ours = lock.read_bytes() == self._sign_of_ours
+        except OSError:
+            return False
+        return is_ours and not locks.is_held(lock)
 
     def seal_record(self, record: Record) -> str:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""
@@ -286,9 +301,11 @@ class Store:
     def others_since(self, end: int, run_id: str) -> bool:
         """Say whether another run was sealed or ended since the journal ended at ``end``, or is open now."""
         lines = (_entry(line) for _, line in journal.read(self.journal, end))
-        return any(path.name != run_id for path in self.open.iterdir()) or any(
-            entry.get("run") != run_id for entry in lines
-        )
+        return any(name != run_id for name in self.open_runs()) or any(entry.get("run") != run_id for entry in lines)
+
+    def open_runs(self) -> list[str]:
+        """Return the ids of the runs that are marked as open; what else lies there is no mark."""
+        return sorted(path.name for path in self.open.iterdir() if clock.RUN_ID.fullmatch(path.name))
 
     def run_ids(self) -> Iterator[str]:
         """Yield the ids of all runs in the order in which their records were sealed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Any, NamedTuple
 
 from repro.base import digest, journal
 from repro.base.files import disk_errors
-from repro.errors import StoreDamagedError
+from repro.errors import StoreDamagedError, UnsafeRecordError
 from repro.record.values import KEPT, Outcome
 from repro.store import signatures
 from repro.store.store import RUN_FOLDERS, Store
@@ -19,7 +21,10 @@ LIMIT = (
 
 
 class Report(NamedTuple):
-    """What a verification found: counts, faults of files, faults of the journal, and the chain's head."""
+    """What a verification found: counts, faults of files, faults of the journal, and the chain's head.
+
+    ``unsafe`` names sealed files that are as they were sealed, and are not used for what they name.
+    """
 
     files: int
     entries: int
@@ -28,13 +33,15 @@ class Report(NamedTuple):
     recovered: list[str]
     head: str
     signatures: list[str]
+    unsafe: list[str]
 
 
 class _Needed(NamedTuple):
-    """What the sealed files name that lies elsewhere in the store: trees of code, objects."""
+    """What the sealed files name that lies elsewhere in the store: trees of code, objects; and those not used."""
 
     trees: set[str]
     objects: set[str]
+    unsafe: list[str]
 
 
 def verify(store: Store, run_id: str | None = None) -> Report:
@@ -45,7 +52,7 @@ def verify(store: Store, run_id: str | None = None) -> Report:
     """
     entries, journal_faults = _journal(store)
     wanted = [entry for entry in entries if run_id in (None, entry.get("run"))]
-    needed = _Needed(set(), set())
+    needed = _Needed(set(), set(), [])
     faults: list[str] = []
     checked = 0
     for entry in wanted:
@@ -57,7 +64,8 @@ def verify(store: Store, run_id: str | None = None) -> Report:
     faults += store.code.check(needed.trees, only=run_id is not None)
     recovered = [str(entry["path"]) for entry in wanted if entry.get("recovered")]
     signed, unsigned = signatures.check(store)
-    return Report(checked, len(entries), faults, [*journal_faults, *unsigned], recovered, _head(store), signed)
+    broken = [*journal_faults, *unsigned]
+    return Report(checked, len(entries), faults, broken, recovered, _head(store), signed, needed.unsafe)
 
 
 def _journal(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
@@ -82,6 +90,9 @@ def _entry(store: Store, entry: dict[str, Any], needed: _Needed) -> tuple[int, l
             wheels = record.circumstances.get("environment", {}).get("wheels", {})
             needed.objects.update(str(item["digest"]) for item in wheels.values())
         outcome = store.outcome(run_id) if entry.get("kind") == "outcome" else None
+    except UnsafeRecordError as error:
+        needed.unsafe.append(str(error))
+        return 1, []
     except StoreDamagedError as error:
         return 1, [str(error)]
     return (1, []) if outcome is None else _outcome(store, run_id, outcome, needed)
@@ -96,7 +107,11 @@ def _outcome(store: Store, run_id: str, outcome: Outcome, needed: _Needed) -> tu
 
 
 def _fault(store: Store, place: str, wanted: str) -> str | None:
+    if os.path.isabs(place) or ".." in place.split("/"):
+        return f"{place!r} is no place in this store"
     try:
+        if not stat.S_ISREG(os.stat(store.folder / place).st_mode):
+            return f"{place} is no file"
         found = digest.of_file(store.folder / place)
     except FileNotFoundError:
         return f"{place} is missing"

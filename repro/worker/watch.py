@@ -70,7 +70,8 @@ class Watcher:
         self._folders: set[str] = set()
         self._keep = frozenset(job.keep)
         self._quiet = tuple(dict.fromkeys([*_interpreter_folders(), job.folder + os.sep]))
-        self._own = tuple(place + os.sep for place in (job.root, job.folder, *(copy for _, copy in job.live)))
+        own = (job.root, job.folder, *(copy for _, copy in job.live))  # as named, and where a link leads: of the store
+        self._own = tuple(dict.fromkeys(place + os.sep for name in own for place in (name, os.path.realpath(name))))
         self._live = tuple(pair[0] + os.sep for pair in job.live)
         self._free = _free_folders() if job.protect else ()
         self._layers = tuple(place.rstrip(os.sep) + os.sep for place in job.layers)
