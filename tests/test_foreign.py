@@ -289,3 +289,131 @@ def test_a_stray_file_in_a_killed_run_is_set_apart(project: Project, what: str) 
     assert [note for note in lost["notes"] if f"{part}/{name}" in note]
     assert os.path.lexists(folder / "strays" / part / name)
     project.repro("verify", check=0)
+
+
+# --- the user's repository -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["clean", "process", "smudge"])
+def test_no_filter_of_the_project_is_run(project: Project, tmp_path: Path, kind: str) -> None:
+    """Facts about the working tree come without the programs that its configuration names, required ones too."""
+    script = tmp_path / "filter.sh"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/RAN\ncat\n")
+    script.chmod(0o755)
+    project.write("n.py", RUN)
+    project.write("big.dat", "1")
+    project.write(".gitattributes", "*.dat filter=odd.name\n")
+    project.commit()
+    for key, value in ((kind, str(script)), ("required", "true")):
+        project.git("config", f"filter.odd.name.{key}", value)
+    for text in ("1", "2"):
+        project.write("big.dat", text)
+        run = project.run("--metric", "loss", "--", "python", "n.py")
+        git = project.repro("show", run["run_id"], "--json", check=0).json["record"]["circumstances"]["git"]
+        assert git["value"]["dirty"] is (text == "2")
+    assert not (tmp_path / "RAN").exists()
+
+
+# --- what a screen obeys ---------------------------------------------------------------------------------------------
+
+NAMES = [
+    "a\x1b]0;TITLE\x07\x1b[2Jb",
+    "x\n20261201-000000-aaaaaaaa  COMPLETED  fake",
+    "l\u202er",
+    "acc[/top1]",
+    "c\x9bd\rz",
+]
+
+
+def test_names_are_text_on_every_screen(project: Project) -> None:
+    """Metrics, parameters, files and experiments with control characters forge no line and move no cursor."""
+    project.write(
+        "m.py", f"import repro\nrun = repro.current()\nfor name in {NAMES!r}:\n    run.log({{name: 1.0}}, step=0)\n"
+    )
+    project.write(
+        "m.py", (project.root / "m.py").read_text() + "open('f\\x1b[2J\\nz', 'w').write('1')\nprint('\\x1b[2J')\n"
+    )
+    run = project.run("--", "python", "m.py")["run_id"]
+    commands = [("ls",), ("show", run), ("log", run), ("replay", run), ("replay", run, "--with", "seed=2"), ("verify",)]
+    commands += [("diff", run, "last"), ("seeds", "--n", "2", "--", "python", "m.py", "{seed}")]
+    for words in commands:
+        done = project.repro(*words)
+        text = done.err + ("" if words[0] == "replay" else done.out)  # a replay shows the script's own output
+        assert not {"\x1b", "\x07", "\x9b", "\u202e", "\r"} & {*text}, words
+        assert not any(line.startswith("20261201-000000-aaaaaaaa") for line in text.splitlines()), words
+        assert "Traceback" not in done.err
+    names = project.repro("show", run, "--json", check=0).json["outcome"]["metrics"]
+    assert set(names) == {*NAMES}
+
+
+def test_markup_in_names_aborts_no_study(project: Project) -> None:
+    """In a terminal the tables that are drawn anew show names as they are, square brackets too."""
+    project.write("m.py", 'import repro\nrepro.current().log({"acc[/top1]": 1.0, "[bold]x": 2.0}, step=0)\n')
+    command = "repro seeds --n 2 --workers 1 -- python m.py {seed}"
+    words = ["script", "-qec", command, "/dev/null"]
+    done = subprocess.run(
+        words, cwd=project.root, env=clean_environment(TERM="xterm"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "acc[/top1]" in done.stdout
+
+
+# --- what is no file, and YAML that grows ----------------------------------------------------------------------------
+
+
+def test_what_is_no_file_is_no_artifact_and_no_data(project: Project) -> None:
+    """A pipe or a device is refused at once, in words; reading one is nobody's business."""
+    os.mkfifo(project.root / "pipe")
+    project.write(
+        "t.py",
+        "def train(run):\n    for name in ('pipe', '/dev/zero', '.'):\n        try:\n"
+        "            run.artifact(name)\n        except ValueError as error:\n            print(error)\n",
+    )
+    for name in ("pipe", "/dev/zero"):
+        project.write("e.yaml", f"name: e\nentry: t.py:train\ndata: {{d: {name}}}\n")
+        assert f"data.d: {name} is a pipe or a device" in project.repro("run", "e.yaml", check=2).err
+    project.write("e.yaml", "name: e\nentry: t.py:train\n")
+    assert project.repro("run", "e.yaml", check=0).out.count("an artifact is a file") == 3
+
+
+YAML = {
+    "aliases": "params:\n  a: &a [l,l,l,l,l,l,l,l,l]\n"
+    + "".join(f"  {chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(8)),
+    "brackets": f"params:\n  a: {'[' * 5000}{']' * 5000}\n",
+    "braces": f"params:\n  a: {'{a: ' * 5000}1{'}' * 5000}\n",
+    "indents": "params:\n" + "".join(f"{'  ' * depth}a:\n" for depth in range(1, 3000)),
+    "dashes": f"params:\n  a: {'- ' * 3000}1\n",
+}
+
+
+@pytest.mark.parametrize("kind", YAML)
+def test_yaml_that_grows_is_refused_at_once(project: Project, kind: str) -> None:
+    """Within seconds and a little memory, with the line."""
+    project.write("t.py", "def train(run):\n    pass\n")
+    project.write("e.yaml", f"name: e\nentry: t.py:train\n{YAML[kind]}")
+    command = ["bash", "-c", "ulimit -v 3000000; exec timeout 30 repro run e.yaml"]
+    done = subprocess.run(
+        command, cwd=project.root, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "e.yaml:" in done.stderr
+
+
+def test_a_folder_whose_name_is_no_utf8(project: Project) -> None:
+    """What was run there can be looked at, replayed and studied."""
+    place = os.fsencode(project.root) + b"/bad\xff"
+    os.mkdir(place)
+    home = Project(Path(os.fsdecode(place)))
+    home.write("n.py", RUN)
+    home.commit()
+    home.run("--metric", "loss", "--", "python", "n.py")
+    for words in (
+        ("ls",),
+        ("show", "last"),
+        ("log", "last"),
+        ("replay", "last"),
+        ("verify",),
+        ("diff", "last", "last"),
+    ):
+        home.repro(*words, check=0)
+    home.repro("seeds", "--n", "2", "--metric", "loss", "--", "python", "n.py", check=0)

@@ -103,7 +103,9 @@ def _item(name: str, where: str, base: Path, cache: StatCache) -> str:
         found = expand(where, base)
         if not found:
             hint = "a file, a folder or a glob is expected"
-            raise ConfigError(f"data.{name}: nothing is at {where} (from {base})", hint=hint)
+            is_special = place.exists() and not place.is_dir()
+            what = f"{where} is a pipe or a device" if is_special else f"nothing is at {where} (from {base})"
+            raise ConfigError(f"data.{name}: {what}", hint=hint)
         if pattern is None and found == [place]:
             return cache.digest(str(place))
         pairs = [[os.path.relpath(path, place), cache.digest(str(path))] for path in found]

@@ -21,7 +21,8 @@ def describe(root: Path) -> dict[str, Any]:
     """
     if not (root / ".git").exists():
         return {}
-    lines = ask(root, "status", "--porcelain=v2", "--branch", "--untracked-files=no", "-z").split(b"\0")
+    words = ("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=dirty", "-z")
+    lines = ask(root, *_without_filters(root), *words).split(b"\0")
     heads = dict(line[2:].decode().split(" ", 1) for line in lines if line.startswith(b"# "))
     commit = heads.get("branch.oid")
     branch = heads.get("branch.head")
@@ -33,11 +34,27 @@ def describe(root: Path) -> dict[str, Any]:
     }
 
 
+def _without_filters(root: Path) -> list[str]:
+    """Return the options that take the programs out of git's filters (git-lfs, smudge and clean).
+
+    To compare a file, git would have it filtered: a program that the project names would run, and git-lfs writes into
+    `.git`. Without, a filtered file that was touched counts as changed.
+    """
+    try:
+        found = ask(root, "config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|smudge|required)$")
+    except subprocess.CalledProcessError:  # there is none
+        return []
+    drivers = sorted({name.rpartition(".")[0] for name in found.decode(errors="surrogateescape").split("\0")[:-1]})
+    off = {"clean": "", "smudge": "", "process": "", "required": "false"}
+    return [part for driver in drivers for key, value in off.items() for part in ("-c", f"{driver}.{key}={value}")]
+
+
 def environment() -> dict[str, str]:
     """Return an environment for the user's own git: with the user's settings, and told to write nothing."""
     names = (name for name in os.environ if not name.startswith("GIT_") or name.startswith("GIT_CONFIG_"))
     kept = {name: os.environ[name] for name in names}
-    return kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "", "GIT_TERMINAL_PROMPT": "0"}
+    return kept | quiet | {"LC_ALL": "C"}
 
 
 def _remotes(root: Path) -> dict[str, str]:

@@ -92,10 +92,10 @@ def _print(found: driver.Averaged, asked: driver.Asked) -> None:
         for who, values in found.metrics.items()
         if values
     ]
-    click.echo(f"{asked.method} of {common.count(len(found.members), 'run')}, on {asked.test}")
+    common.echo(f"{asked.method} of {common.count(len(found.members), 'run')}, on {asked.test}")
     common.table(["", *(name.replace("_", " ") for name in shown)], rows)
     for line in _lines(found):
-        click.echo(line)
+        common.echo(line)
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -27,6 +27,8 @@ json_option = click.option(
 #: So long is a line of what only one of two runs has.
 _OUTLINE = 80
 _LONE = re.compile("[\ud800-\udfff]")
+#: Control characters but the tabulator, line separators, and those that turn the direction of writing (UAX 9).
+_HIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 VERDICT_STYLE = {"IDENTICAL": "green", "DIFFERENT": "red", "NOT_REPLAYABLE": "yellow"}
 STATE_STYLE = {
     "COMPLETED": "green",
@@ -84,9 +86,31 @@ def plain(value: Any) -> Any:
     return value
 
 
+def visible(text: str) -> str:
+    """Return one line of text in which nothing moves the cursor, ends the line or turns the direction of writing.
+
+    Names and values come from scripts, and from records of somebody else's: on a screen they are text and nothing more.
+    """
+    return _HIDDEN.sub(_escape, text)
+
+
+def visible_lines(text: str) -> str:
+    """Return a text of several lines with nothing else in it that a terminal obeys."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def echo(text: Any = "", *, nl: bool = True, **style: Any) -> None:
+    """Print a line for people, on standard output."""
+    click.secho(visible(str(text)), nl=nl, color=colour(), **style)
+
+
 def say(text: str = "", **style: Any) -> None:
     """Print a line for people, on standard error."""
-    click.secho(text, err=True, color=colour(), **style)
+    click.secho(visible(text), err=True, color=colour(), **style)
 
 
 def number(value: Any) -> str:
@@ -155,6 +179,7 @@ def table(
     In a terminal the columns named ``wrapped`` are broken into lines where there is little room; elsewhere a row is a
     line, and nothing is cut.
     """
+    rows = [[visible(text) for text in row] for row in rows]
     if not is_terminal():
         _plain_table([head, *rows])
         return
@@ -173,7 +198,7 @@ def table(
 def _plain_table(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def needs_runs(store: Store) -> None:
@@ -188,8 +213,8 @@ _MOST = 12
 def print_list(title: str, lines: list[str]) -> None:
     """Print lines under a title on standard output, at most a dozen of them; nothing where there are none."""
     if lines:
-        click.echo(f"  {title}:")
+        echo(f"  {title}:")
         for line in lines[:_MOST]:
-            click.echo(f"    {line}")
+            echo(f"    {line}")
         if len(lines) > _MOST:
-            click.echo(f"    ... and {len(lines) - _MOST} more (--json has all)")
+            echo(f"    ... and {len(lines) - _MOST} more (--json has all)")

@@ -105,25 +105,25 @@ def _document(found: diagnose.Diagnosis) -> dict[str, Any]:
 def _print(found: diagnose.Diagnosis) -> None:
     """Print what was found, what is to blame last: that is where one looks in a terminal."""
     if not found.found:
-        click.echo(f"  {found.text}")
+        common.echo(f"  {found.text}")
         return
     if found.step is not None:
         where = f", {found.column}" if found.column else ""
-        click.echo(
+        common.echo(
             f"  two runs differ at step {found.step}{where}" + (f", tensor {found.tensor}" if found.tensor else "")
         )
     finding = found.finding
     if finding is not None:
         for line in _details(finding):
-            click.echo(f"  {line}")
+            common.echo(f"  {line}")
         others = [f"{item['file']}:{item['line']}: {item['name']}" for item in finding.others]
         common.print_list("what also differs before it", others[:_MOST_OTHERS])
     common.print_list("gaps", found.gaps)
     if finding is None:
-        click.echo(f"  {found.text}")
+        common.echo(f"  {found.text}")
     else:
-        click.secho(f"{finding.file}:{finding.line}: ", bold=True, nl=False)
-        click.echo(finding.text)
+        common.echo(f"{finding.file}:{finding.line}: ", bold=True, nl=False)
+        common.echo(finding.text)
 
 
 def _details(finding: Finding) -> list[str]:

@@ -45,7 +45,7 @@ def command(a: str, b: str, whole: bool, as_json: bool) -> int:
         return 0
     _print(found, _files(code, data), first, metrics)
     if patch is not None:
-        click.echo(patch, nl=False)
+        click.echo(common.visible_lines(patch), nl=False)
     elif lines:
         common.say(f"repro: {common.count(lines, 'line')} of code differ: --code shows them", dim=True)
     return 0
@@ -91,17 +91,17 @@ def _print(
     metrics: dict[str, list[Any]],
 ) -> None:
     if not (found or first or metrics):
-        click.echo("no difference")
+        common.echo("no difference")
         return
     for item in found:
-        click.echo(f"{item.kind:<12} {item.path}: {common.change(item.before, item.after)}")
+        common.echo(f"{item.kind:<12} {item.path}: {common.change(item.before, item.after)}")
         for line in files.get(item.path, ()):
-            click.echo(f"{'':<12}   {line}")
+            common.echo(f"{'':<12}   {line}")
     if first is not None:
         tensor = f", tensor {first.tensor}" if first.tensor else ""
-        click.echo(f"{'trail':<12} parts at step {first.step}: {first.column}{tensor}")
+        common.echo(f"{'trail':<12} parts at step {first.step}: {first.column}{tensor}")
     for name, (before, after) in metrics.items():
-        click.echo(f"{'metric':<12} {name}: {common.change(before, after)}")
+        common.echo(f"{'metric':<12} {name}: {common.change(before, after)}")
 
 
 def _files(code: list[changes.CodeFile], data: list[changes.DataFile]) -> dict[str, list[str]]:

@@ -74,8 +74,9 @@ def build(
     if as_json:
         common.emit(document)
         return 0
-    click.echo(f"{built.tag}\n  id: {built.image.id}\n  base: {built.base}\n  lock: {built.lock}")
-    click.echo(f"  runs by itself: {image.shown_command(record)}")
+    for line in (built.tag, f"  id: {built.image.id}", f"  base: {built.base}", f"  lock: {built.lock}"):
+        common.echo(line)
+    common.echo(f"  runs by itself: {image.shown_command(record)}")
     if not built.reproducible:
         common.say(f"repro: this build is not reproducible: {built.engine} gives another id each time; Podman does not")
     return 0
@@ -131,5 +132,5 @@ def export(
     if as_json:
         common.emit({"run_id": record.run_id, "path": str(folder.resolve()), "base": name, "lock": source.lock_digest})
     else:
-        click.echo(f"{folder}: docker build {folder}, or podman build {folder}")
+        common.echo(f"{folder}: docker build {folder}, or podman build {folder}")
     return 0

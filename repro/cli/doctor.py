@@ -59,8 +59,10 @@ def _request(words: tuple[str, ...], profile: Profile | None, threads: int | Non
 def _print(report: Report, root: Path) -> None:
     for item in report.findings:
         where = "" if item.file is None else f"{_shown(item, root)}: "
-        click.echo(f"{where}{click.style(item.rule, bold=True)}: {item.text}")
-        click.echo(f"    remedy: {item.remedy}")
+        common.echo(where, nl=False)
+        common.echo(item.rule, nl=False, bold=True)
+        common.echo(f": {item.text}")
+        common.echo(f"    remedy: {item.remedy}")
     number = common.count(len(report.findings), "finding") if report.findings else "nothing found"
     common.say(f"repro: {number} · {common.count(len(report.files), 'file')} read", dim=True)
     if not report.files:

@@ -23,8 +23,8 @@ def command(everything: bool, as_json: bool) -> int:
         common.emit(found._asdict())
         return 0
     for name, reason in found.removed.items():
-        click.echo(f"removed the environment {name}: {reason}")
-    click.echo(
+        common.echo(f"removed the environment {name}: {reason}")
+    common.echo(
         f"{common.count(len(found.removed), 'environment')} removed, {found.bytes / 1e9:.2f} GB;"
         f" {common.count(len(found.kept), 'environment')} kept"
     )

@@ -98,16 +98,22 @@ class _Table(_Progress):
 
         waiting = [name for name in self.missing if name not in self.found]
         running = waiting[: self._workers]
-        table = Table(box=None, pad_edge=False, header_style="bold", caption=self.count(), caption_justify="left")
+        table = Table(box=None, pad_edge=False, header_style="bold", caption=Text(self.count()), caption_justify="left")
         for head in ("run", "state", "metrics", "id"):
             table.add_column(head, no_wrap=head != "metrics", overflow="fold")
         for name in self.names:
             found = self.found.get(name)
             if found is None:
-                table.add_row(name, Text("running", "cyan") if name in running else Text("waiting", "dim"), "", "")
+                table.add_row(
+                    Text(common.visible(name)),
+                    Text("running", "cyan") if name in running else Text("waiting", "dim"),
+                    "",
+                    "",
+                )
                 continue
             how = found.run_id + ("" if name in self.run_now else " (there already)")
-            table.add_row(name, Text(_end(found), _style(found)), _values(found), Text(how, "dim"))
+            cells = [(name, ""), (_end(found), _style(found)), (_values(found), ""), (how, "dim")]
+            table.add_row(*(Text(common.visible(text), style) for text, style in cells))
         self._live.update(table, refresh=True)
 
 

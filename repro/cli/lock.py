@@ -69,7 +69,7 @@ def _show(document: dict[str, Any], words: str, as_json: bool) -> None:
     if as_json:
         common.emit(document)
     else:
-        click.echo(words)
+        common.echo(words)
 
 
 def _check(asked: compiling.Inputs, as_json: bool) -> int:
@@ -103,7 +103,7 @@ def _from(run: str, output: Path | None, trusted: trust.Scope | None, *, as_json
     if as_json:
         common.emit({"path": str(path), "run_id": run_id, "packages": len(found.pins), **found._asdict()})
     else:
-        click.echo(f"{path}: {common.count(len(found.pins), 'package')} of {run_id}, each with its wheel's hash")
+        common.echo(f"{path}: {common.count(len(found.pins), 'package')} of {run_id}, each with its wheel's hash")
         common.print_list("could not be resolved", [f"{name}: {why}" for name, why in found.unresolved.items()])
         common.print_list("resolved, not proved", [f"{name}: {why}" for name, why in found.unproved.items()])
     return 4 if found.unresolved else 0

@@ -180,26 +180,26 @@ def _document(found: replay.Replayed) -> dict[str, Any]:
 def _print(store: Store, found: replay.Replayed, cause: why.Why | None, rest: dict[str, Any]) -> None:
     """Print what was found, the verdict last: that is where one looks in a terminal."""
     if found.comparison is not None and found.comparison.only_metric:
-        click.echo(f"  {found.reason}")
+        common.echo(f"  {found.reason}")
     if found.run_id is not None:
-        click.echo(f"  {found.run_id} replays {found.replay_of}")
+        common.echo(f"  {found.run_id} replays {found.replay_of}")
     if found.cut is not None:
-        click.echo(f"  {found.cut}")
+        common.echo(f"  {found.cut}")
     if found.comparison is not None:
         _print_comparison(store, found, found.comparison)
     for line in _reasons(found):
-        click.echo(f"  {line}")
+        common.echo(f"  {line}")
     for test in found.tests:
-        click.echo(f"  {_test(test)}")
+        common.echo(f"  {_test(test)}")
     if found.hint:
-        click.echo(f"  hint: {found.hint}")
+        common.echo(f"  hint: {found.hint}")
     for title, lines in _lists(found):
         common.print_list(title, lines)
     if found.folder:
-        click.echo(f"  kept: {found.folder}")
+        common.echo(f"  kept: {found.folder}")
     _print_others(cause, rest)
     end = "" if found.until is None else f" up to step {found.until}"
-    click.secho(found.verdict + end, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
+    common.echo(found.verdict + end, fg=common.VERDICT_STYLE.get(found.verdict), bold=True)
 
 
 def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
@@ -216,16 +216,16 @@ def _lists(found: replay.Replayed) -> Iterator[tuple[str, list[str]]]:
 
 
 def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> None:
-    click.echo(f"  compared: {_counts(compared)}")
+    common.echo(f"  compared: {_counts(compared)}")
     if compared.pooled:
         trainings = common.count(compared.pooled, "training")
-        click.echo(f"  {trainings} of a pool's workers: paired by their parameters; generators are not compared there")
+        common.echo(f"  {trainings} of a pool's workers: paired by their parameters; generators are not compared there")
     if compared.output is not None:
-        click.echo(f"  standard output, line {compared.output.line}:")
-        click.echo(f"    then: {'(no more lines)' if compared.output.before is None else compared.output.before}")
-        click.echo(f"    now:  {'(no more lines)' if compared.output.after is None else compared.output.after}")
+        common.echo(f"  standard output, line {compared.output.line}:")
+        common.echo(f"    then: {'(no more lines)' if compared.output.before is None else compared.output.before}")
+        common.echo(f"    now:  {'(no more lines)' if compared.output.after is None else compared.output.after}")
     if compared.first_difference is not None:
-        click.echo(f"  first difference: {_place(compared.first_difference)}")
+        common.echo(f"  first difference: {_place(compared.first_difference)}")
     _print_metrics(compared)
     if found.run_id is not None and compared.metrics:
         folders = store.run_folder(found.replay_of), store.run_folder(found.run_id)
@@ -233,7 +233,7 @@ def _print_comparison(store: Store, found: replay.Replayed, compared: Any) -> No
             {name: metrics.by_step(points) for name, points in metrics.series(folder).items()} for folder in folders
         )
         for line in plot.parting(before, after, names=list(compared.metrics)):
-            click.echo(f"  {line}")
+            common.echo(f"  {line}")
 
 
 def _counts(compared: Any) -> str:
@@ -260,9 +260,9 @@ def _print_times(rest: dict[str, Any]) -> None:
     verdicts = [item["verdict"] for item in rest["times"]]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
     agree = "agree with one another" if rest["agree"] else "do not agree with one another"
-    click.echo(f"  {len(verdicts)} replays: {counts}; they {agree}")
+    common.echo(f"  {len(verdicts)} replays: {counts}; they {agree}")
     for test in rest["worse"]:
-        click.echo(
+        common.echo(
             f"  {test['metric']}: worse than {test['n']} runs of other seeds with p = {test['p']:.2g} (one-sided Welch)"
         )
 
@@ -279,14 +279,14 @@ def _print_others(cause: why.Why | None, rest: dict[str, Any]) -> None:
 
 def _print_narrowed(found: narrow.Narrowed) -> None:
     if found.first_difference is None:
-        click.echo(f"  not narrowed: {found.reason}")
+        common.echo(f"  not narrowed: {found.reason}")
         return
     made = common.count(len(found.replays), "more replay")
-    click.echo(f"  narrowed by {made}, every frame full: {_place(found.first_difference)}")
+    common.echo(f"  narrowed by {made}, every frame full: {_place(found.first_difference)}")
     if found.distance is not None:
-        click.echo(f"  how far there: {_distance(found.distance)}")
+        common.echo(f"  how far there: {_distance(found.distance)}")
     elif found.reason is not None:
-        click.echo(f"  how far there: {found.reason}")
+        common.echo(f"  how far there: {found.reason}")
 
 
 def _distance(far: ulp.Distance) -> str:
@@ -297,13 +297,13 @@ def _distance(far: ulp.Distance) -> str:
 
 def _print_cause(found: why.Why) -> None:
     if found.cause is None:
-        click.echo(f"  cause: none proved after {common.count(found.replays, 'replay')}: {found.reason}")
+        common.echo(f"  cause: none proved after {common.count(found.replays, 'replay')}: {found.reason}")
         common.print_list("cannot be undone here", [*map(_line, found.not_undone)])
     else:
         title = f"cause, proved by {found.replays} replays ({found.reason})"
         common.print_list(title, [*map(_line, found.cause.differences)])
     if found.hint:
-        click.echo(f"  hint: {found.hint}")
+        common.echo(f"  hint: {found.hint}")
 
 
 def _reasons(found: replay.Replayed) -> list[str]:
@@ -331,7 +331,7 @@ def _print_metrics(compared: Any) -> None:
     for name, fault in compared.metrics.items():
         where = "" if fault["step"] is None else f" at step {fault['step']}"
         last = "" if not fault["last"] else f"; last {fault['last'][0]!r} -> {fault['last'][1]!r}"
-        click.echo(
+        common.echo(
             f"  metric {name}: first differs{where}: {fault['before']!r} -> {fault['after']!r}{_far(fault)}{last}"
         )
 

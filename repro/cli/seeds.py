@@ -96,7 +96,7 @@ def run(
         common.emit(said.document)
     else:
         for line in said.lines:
-            click.echo(line)
+            common.echo(line)
     if said.document["failed"] == said.document["n"]:
         ends = {item.get("varied", f"seed {item['seed']}"): item["run_id"] for item in said.document["runs"]}
         failures.need_one_completed(_opened(words, options)[1], ends, "replicates")
@@ -210,9 +210,11 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> int:
         return 0
     for name, item in found.items():
         low, high = item["t_interval"]
-        click.echo(f"{name}: {names[1]} - {names[0]} is {item['difference']:.4g}, 95% interval [{low:.4g}, {high:.4g}]")
-        click.echo(f"  p = {item['p_value']:.3g} (permutation), {item['p_holm']:.3g} with Holm's correction")
-        click.echo(f"  {item['sentence']}")
+        common.echo(
+            f"{name}: {names[1]} - {names[0]} is {item['difference']:.4g}, 95% interval [{low:.4g}, {high:.4g}]"
+        )
+        common.echo(f"  p = {item['p_value']:.3g} (permutation), {item['p_holm']:.3g} with Holm's correction")
+        common.echo(f"  {item['sentence']}")
     return 0
 
 
@@ -236,8 +238,8 @@ def plan_command(words: tuple[str, ...], effect: float, as_json: bool, **options
         common.emit({"study_id": found.study_id, "effect": effect, "metrics": plans})
         return 0
     for name, item in plans.items():
-        click.echo(f"{name}: {effect:g} is {item['effect_in_sd']:.3g} sd: {item['per_arm']} seeds a side")
-    click.echo("(two-sided t test, 5%, power 80%)")
+        common.echo(f"{name}: {effect:g} is {item['effect_in_sd']:.3g} sd: {item['per_arm']} seeds a side")
+    common.echo("(two-sided t test, 5%, power 80%)")
     return 0
 
 

@@ -57,7 +57,7 @@ def _document(
 def _print(store: Store, record: Record, outcome: Outcome | None, seen: observed.Observed, state: str) -> None:
     folder = store.run_folder(record.run_id)
     values = outcome.metrics if outcome is not None else metrics.last(folder)
-    click.secho(f"{record.run_id}  {record.name}", bold=True)
+    common.echo(f"{record.run_id}  {record.name}", bold=True)
     _lines(_end(record, outcome, state, folder))
     _section("what ran", _what(record))
     _section("code", _code(record))
@@ -81,7 +81,7 @@ def _print(store: Store, record: Record, outcome: Outcome | None, seen: observed
 
 def _end(record: Record, outcome: Outcome | None, state: str, folder: Path) -> Pairs:
     return [
-        ("state", click.style(state, fg=common.STATE_STYLE.get(state))),
+        ("state", state),
         ("reason", None if outcome is None else outcome.reason),
         ("started", record.created),
         ("ended", None if outcome is None else outcome.ended),
@@ -163,7 +163,7 @@ def _fact(record: Record, name: str) -> dict[str, Any]:
 
 def _section(title: str, pairs: Pairs) -> None:
     if any(value for _, value in pairs):
-        click.secho(title, bold=True)
+        common.echo(title, bold=True)
         _lines(pairs)
 
 
@@ -171,6 +171,7 @@ def _lines(pairs: Pairs) -> None:
     shown = [(name, value) for name, value in pairs if value]
     width = min(40, max([18, *(len(name) for name, _ in shown)]))
     for name, value in shown[:_MOST]:
-        click.echo(f"  {name.ljust(width)}  {value}" if name else f"  {value}")
+        common.echo(f"  {name.ljust(width)}  " if name else "  ", nl=False)
+        common.echo(value, fg=common.STATE_STYLE.get(value) if name == "state" else None)
     if len(shown) > _MOST:
-        click.echo(f"  ... and {len(shown) - _MOST:,} more (--json has all)")
+        common.echo(f"  ... and {len(shown) - _MOST:,} more (--json has all)")

@@ -21,5 +21,5 @@ def command(key: Path, as_json: bool) -> int:
     if as_json:
         common.emit({"path": path})
     else:
-        click.echo(path)
+        common.echo(path)
     return 0

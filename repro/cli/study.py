@@ -35,7 +35,7 @@ def show(study: str, as_json: bool) -> int:
         common.emit(found)
         return 0
     for line in report.lines(found):
-        click.echo(line)
+        common.echo(line)
     return 0
 
 
@@ -78,7 +78,7 @@ def decisions_command(study: str, as_json: bool) -> int:
         return 0
     for entry in entries:
         for line in decisions.in_words(entry):
-            click.echo(line)
+            common.echo(line)
     return 0
 
 
@@ -92,7 +92,7 @@ def best(study: str, as_json: bool) -> int:
         common.emit(found)
         return 0
     for name, value in found["params"].items():
-        click.echo(f"{name}: {value}")
+        common.echo(f"{name}: {value}")
     return 0
 
 
@@ -109,8 +109,8 @@ def verify(study: str, as_json: bool) -> int:
     if as_json:
         common.emit({"study_id": folder.study_id, "ok": not found.faults, **found._asdict()})
     else:
-        click.echo(f"{found.decisions:,} decisions derived again, {found.digest}")
+        common.echo(f"{found.decisions:,} decisions derived again, {found.digest}")
         for fault in found.faults:
-            click.echo(f"  {fault}")
-        click.echo("the log is as it must be" if not found.faults else "the log is not as it must be")
+            common.echo(f"  {fault}")
+        common.echo("the log is as it must be" if not found.faults else "the log is not as it must be")
     return 3 if found.faults else 0

@@ -170,4 +170,4 @@ def _print(found: Any, lines: Any, as_json: bool) -> None:
         common.emit(found)
         return
     for line in lines:
-        click.echo(line)
+        common.echo(line)

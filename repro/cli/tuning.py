@@ -74,7 +74,9 @@ class Progress:
         if self._live is None:
             common.say(f"repro: {words}", dim=True)
         else:
-            self._live.console.print(f"repro: {words}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(
+                common.visible(f"repro: {words}"), style="dim", markup=False, highlight=False, soft_wrap=True
+            )
 
     def _table(self, scheduler: Scheduler) -> Any:
         from rich.console import Group
@@ -91,8 +93,11 @@ class Progress:
             scores = [(at, trial.scores[budget]) for at, trial in enumerate(trials.all) if budget in trial.scores]
             order = trials.ranking.order(scores)
             best = number(dict(scores)[order[0]].value) if order else ""
-            table.add_row(amount(budget), str(asked), str(len(scores)), best, point(self._has(budget)))
-        return Group(table, Text(self._caption(scheduler), style="dim", no_wrap=True, overflow="ellipsis"))
+            row = (amount(budget), str(asked), str(len(scores)), best, point(self._has(budget)))
+            table.add_row(*(Text(common.visible(text)) for text in row))
+        return Group(
+            table, Text(common.visible(self._caption(scheduler)), style="dim", no_wrap=True, overflow="ellipsis")
+        )
 
     def _caption(self, scheduler: Scheduler) -> str:
         seconds = time.monotonic() - self._since

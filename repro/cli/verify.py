@@ -57,13 +57,13 @@ def _environment(run: str | None, as_json: bool) -> int:
 
 
 def _print_environment(found: state.State) -> None:
-    click.echo(f"{found.interpreter}, {found.python}, {common.shown(found.digest)}")
+    common.echo(f"{found.interpreter}, {found.python}, {common.shown(found.digest)}")
     for item in found.edited:
-        click.secho(f"{item.name} {item.version} is not what its wheel was", fg="red")
+        common.echo(f"{item.name} {item.version} is not what its wheel was", fg="red")
         common.print_list("changed", item.changed)
         common.print_list("missing", item.missing)
     if not found.edited:
-        click.secho(
+        common.echo(
             f"all {found.files:,} files of {found.distributions} packages are as their wheels had them", fg="green"
         )
     common.print_list("without a list of files, so not checked", found.unlisted)
@@ -71,26 +71,26 @@ def _print_environment(found: state.State) -> None:
         title = f"other than when {found.run_id} was recorded"
         common.print_list(title, found.differs)
         if not found.differs:
-            click.secho(f"the packages are those of {found.run_id}", fg="green")
+            common.echo(f"the packages are those of {found.run_id}", fg="green")
     elif found.lock is None:
-        click.echo("no lock is in force (repro lock makes one)")
+        common.echo("no lock is in force (repro lock makes one)")
     else:
-        click.echo(f"lock: {found.lock}, " + ("which it matches" if found.matches else "which it does not match"))
+        common.echo(f"lock: {found.lock}, " + ("which it matches" if found.matches else "which it does not match"))
         common.print_list("other than locked", found.differs)
 
 
 def _print(found: verify.Report) -> None:
     for fault in [*found.journal_faults, *found.faults]:
-        click.secho(fault, fg="red")
+        common.echo(fault, fg="red")
     if not (found.faults or found.journal_faults):
-        click.secho(_praise(found.files), fg="green")
+        common.echo(_praise(found.files), fg="green")
     for line in found.unsafe:
-        click.secho(f"not used: {line}", fg="yellow")
+        common.echo(f"not used: {line}", fg="yellow")
     for place in found.recovered:
-        click.echo(f"{place} was entered in the journal after a crash")
+        common.echo(f"{place} was entered in the journal after a crash")
     for line in found.signatures:
-        click.echo(line)
-    click.echo(f"journal: {found.entries} entries, head {found.head}")
+        common.echo(line)
+    common.echo(f"journal: {found.entries} entries, head {found.head}")
     common.say(f"note: {verify.LIMIT}", dim=True)
 
 

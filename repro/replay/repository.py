@@ -37,7 +37,7 @@ def make(folder: Path, head: Mapping[str, Any], facts: Mapping[str, Any], code: 
         (place / name).mkdir(parents=True)
     branch = facts.get("branch") or ("" if head else "main")
     commit = str(head.get("commit", ""))
-    (place / "objects/info/alternates").write_text(f"{code.folder.resolve()}/objects\n", encoding="utf-8")
+    (place / "objects/info/alternates").write_bytes(os.fsencode(f"{code.folder.resolve()}/objects\n"))
     (place / "HEAD").write_text(f"ref: refs/heads/{branch}\n" if branch else f"{commit}\n", encoding="utf-8")
     (place / "config").write_text(_CONFIG, encoding="utf-8")
     for name, url in facts.get("remotes", {}).items():

@@ -13,6 +13,17 @@ from repro.errors import ConfigError
 
 Place = tuple[str | int, ...]
 
+_BEGINS = (
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
+_ENDS = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+#: Far beyond what people write: an alias in an alias multiplies values, and every level takes room on the stack.
+_DEEPEST = 100
+_MOST_VALUES = 100_000
+
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: Mapping[str, Any] = {
@@ -61,18 +72,32 @@ def parse(text: str, where: str) -> Document:
         ConfigError: as `read`.
     """
     try:
-        tag = next((token for token in yaml.scan(text) if isinstance(token, yaml.TagToken)), None)
-        node = yaml.compose(text, Loader=yaml.SafeLoader) if tag is None else None
+        _check(text, where)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         words = ", ".join(filter(None, [error.context, error.problem]))
         raise ConfigError(f"{where}{line}: not valid YAML: {words}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if tag is not None:
-        raise ConfigError(f"{where}:{tag.start_mark.line + 1}: tags (!!{tag.value[1]}) are not read here")
     reader = _Reader(where)
     return Document(None if node is None else reader.value(node, ()), reader.lines)
+
+
+def _check(text: str, where: str) -> None:
+    """Go through the tokens, before anything is made of them: no tags, and no deeper than anybody writes.
+
+    Raises:
+        ConfigError: for a tag, or for what is nested too deeply to be read.
+        yaml.YAMLError: for what is no YAML.
+    """
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.TagToken):
+            raise ConfigError(f"{where}:{token.start_mark.line + 1}: tags (!!{token.value[1]}) are not read here")
+        depth += isinstance(token, _BEGINS) - isinstance(token, _ENDS)
+        if depth > _DEEPEST:
+            raise ConfigError(f"{where}:{token.start_mark.line + 1}: nested more than {_DEEPEST} levels deep")
 
 
 def scalar(text: str) -> Any:
@@ -90,9 +115,13 @@ class _Reader:
     def __init__(self, where: str) -> None:
         self._where = where
         self._around: list[yaml.Node] = []
+        self._count = 0
         self.lines: dict[Place, int] = {}
 
     def value(self, node: yaml.Node, place: Place) -> Any:
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            self._fail(node, place[:1], f"more than {_MOST_VALUES:,} values, aliases written out")
         self.lines.setdefault(place, node.start_mark.line + 1)
         if any(node is outer for outer in self._around):
             self._fail(node, place, "an alias to what it stands in")

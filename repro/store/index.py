@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def _attempts(store: Store, *, write: bool) -> list[Callable[[], sqlite3.Connect
     path = store.folder / "index.sqlite"
 
     def as_it_is() -> sqlite3.Connection:
-        return _connect(str(path) if write else f"file:{quote(str(path))}?mode=ro")
+        return _connect(os.fsencode(path) if write else f"file:{quote(os.fsencode(path))}?mode=ro")
 
     def anew() -> sqlite3.Connection:
         with contextlib.suppress(OSError):
@@ -106,7 +107,7 @@ def _is_ours(path: Path) -> bool:
 def _is_of_older_version(path: Path) -> bool:
     """Say whether a database has the tables of an index from before it had an application id, and no others."""
     try:
-        with contextlib.closing(_connect(f"file:{quote(str(path))}?mode=ro")) as base:
+        with contextlib.closing(_connect(f"file:{quote(os.fsencode(path))}?mode=ro")) as base:
             names = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             base.execute("SELECT version, offset, digest FROM head")
     except sqlite3.Error:
@@ -114,8 +115,9 @@ def _is_of_older_version(path: Path) -> bool:
     return names == {"head", "runs"}
 
 
-def _connect(place: str) -> sqlite3.Connection:
-    return sqlite3.connect(place, timeout=10, isolation_level=None, uri=place.startswith("file:"))
+def _connect(place: str | bytes) -> sqlite3.Connection:
+    uri = isinstance(place, str) and place.startswith("file:")
+    return sqlite3.connect(place, timeout=10, isolation_level=None, uri=uri)
 
 
 def _all(base: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -202,19 +204,24 @@ def _enter_record(base: sqlite3.Connection, store: Store, run_id: str) -> None:
     record = store.record(run_id)
     directions = {name: spec.direction for name, spec in record.metrics.items() if spec.direction}
     values = (
-        record.name.encode(errors="replace").decode(),
+        _text(record.name),
         record.created,
         canonical.dumps(record.recipe.params).decode(),
         canonical.dumps(directions).decode(),
         record.recipe_digest,
         record.replay_of,
-        record.circumstances.get("project", {}).get("root"),
+        _text(record.circumstances.get("project", {}).get("root") or ""),
     )
     base.execute(
         "UPDATE runs SET name = ?, started = ?, params = ?, directions = ?, recipe_digest = ?, replay_of = ?, root = ?"
         " WHERE run_id = ?",
         (*values, run_id),
     )
+
+
+def _text(name: str) -> str:
+    """Return a name as SQLite takes it: bytes that are no UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _enter_outcome(base: sqlite3.Connection, store: Store, run_id: str) -> None:

@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -272,12 +273,15 @@ class Run:
 
         Raises:
             FileNotFoundError: when there is no such file.
-            ValueError: when another file of this name is an artifact already.
+            ValueError: when it is a folder, a pipe or a device, or another file of this name is an artifact already.
         """
         if self._job is None:
             return
         full = os.path.realpath(path)
         name = os.path.basename(full)
+        if not stat.S_ISREG(os.stat(full).st_mode):
+            msg = f"{path} is a folder, a pipe or a device: an artifact is a file"
+            raise ValueError(msg)
         if self._artifacts.setdefault(name, full) != full:
             msg = f"{path}: {self._artifacts[name]} is an artifact of the same name already"
             raise ValueError(msg)
