@@ -66,7 +66,7 @@ def test_a_folder_of_very_many_untracked_files(project: Project, tmp_path: Path)
     found = trees.identical(project)
     assert any("sub/images/" in gap for gap in found["gaps"])
     project.write("sub/images/01000.png", "7")
-    found = project.replay(check=3)
+    found = project.replay("last", "--inputs", "current", check=3)
     assert [(item["kind"], item["path"]) for item in found["differences"]] == [("data", "inputs.sub/images/01000.png")]
 
 

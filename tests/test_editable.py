@@ -285,11 +285,13 @@ repro.current().log(x=a.version + b.version, y=c.SimpleQueue().qsize(), z=d.Simp
     assert read == {"_version.py", library.name}
     assert identical(home, pair.own)["differences"] == []
     pair.side.write("side_setuptools_flat/_version.py", "version = 42\n")
-    done = call(home, pair.own, "replay", "last", "--json")
+    assert call(home, pair.own, "replay", "last", "--json").json["verdict"] == "IDENTICAL"
+    done = call(home, pair.own, "replay", "last", "--json", "--inputs", "current")
     assert done.json["verdict"] == "DIFFERENT"
     assert [item["kind"] for item in done.json["differences"]] == ["data"]
     (pair.side.root / "side_setuptools_flat" / library.name).unlink()
-    done = call(home, pair.own, "replay", "last", "--json")  # the module that is gone comes from the store
+    words = ("replay", "last", "--json", "--inputs", "current")  # the module that is gone comes from the store
+    done = call(home, pair.own, *words)
     assert (done.json["verdict"], [*done.json["metrics"]]) == ("DIFFERENT", ["x"])
 
 

@@ -192,7 +192,9 @@ def _begun(project: Project, store: Path, said: Path, *words: str, **env: str) -
 
 def _signs(store: Path) -> int:
     """Return how many signs of life a study has left: records, outcomes, logged epochs, decisions."""
-    sealed = sum(1 for _ in store.glob("runs/*/*.json"))
+    runs = os.listdir(store / "runs") if (store / "runs").is_dir() else []
+    names = ("record.json", "outcome.json")  # asked one by one: a folder may be taken away meanwhile
+    sealed = sum((store / "runs" / run / name).exists() for run in runs for name in names)
     logs = (*store.glob("runs/*/metrics/*"), *store.glob("studies/*/decisions.jsonl"))
     return sealed + sum(path.read_bytes().count(b"\n") for path in logs if path.exists())
 

@@ -41,7 +41,7 @@ def _without_filters(root: Path) -> list[str]:
     `.git`. Without, a filtered file that was touched counts as changed.
     """
     try:
-        found = ask(root, "config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|smudge|required)$")
+        found = ask(root, "config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
     except subprocess.CalledProcessError:  # there is none
         return []
     drivers = sorted({name.rpartition(".")[0] for name in found.decode(errors="surrogateescape").split("\0")[:-1]})

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from repro.worker.losses import Losses
+
 _GRACE = 5.0
 _CHUNK = 1 << 16
 
@@ -72,6 +74,7 @@ class Channel:
     def __init__(self, out: int, log: Path, lines: _Lines | None) -> None:
         self._out = out
         self._log: BinaryIO = log.open("ab", buffering=0)
+        self._losses = Losses(str(log.parent))
         self._lines = lines
         self._terminal = os.isatty(out)
         self._source, self.child = _terminal(out) if self._terminal else os.pipe()
@@ -105,8 +108,11 @@ class Channel:
         while data := self._read():
             if self._given_up:
                 break
-            with contextlib.suppress(OSError):  # a full disk must not stop the run
-                self._log.write(data)
+            try:
+                if self._log.write(data) != len(data):
+                    self._losses.note("output")
+            except OSError:  # a full disk must not stop the run
+                self._losses.note("output")
             if self._lines is not None:
                 self._lines.take(data)
             try:

@@ -130,6 +130,8 @@ FETCHED = "in a cache of what is fetched"
 #: How the reason of an outcome begins that a limit of the user's brought about: of time, of memory.
 OVER_TIME = "time limit of "
 OVER_MEMORY = "memory limit of "
+#: The reason of an outcome whose metric points the disk refused: such a run is no result.
+LOST_POINTS = "the disk refused points that it logged"
 
 
 class TrailSummary(Frozen, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,11 +17,19 @@ from repro.record.values import FileDigest, Gap, Outcome, Record, State
 from repro.run import leftovers, metrics, observed, trails
 from repro.run.leftovers import Stat
 from repro.store.store import RUN_FOLDERS, Store
+from repro.worker import losses
 
 #: Where a continuation finds what it begins with, until it is over.
 FOLDER = "resume"
 #: Folders of a run with declared results, which a replay compares bit for bit.
 RESULTS = ("artifacts", "predictions", "averages")
+#: What is said of each kind of thing that was lost.
+_LOST = {
+    "metrics": ("metrics", "points that were logged are lost: the disk refused them"),
+    "observed": ("files read", "the disk refused what was observed: inputs, seeds or outputs may be missing"),
+    "trail": ("trail", "the disk refused rows: steps are missing"),
+    "output": ("output", "the disk refused a part of stdout.log or stderr.log"),
+}
 _LOGS = ("stdout.log", "stderr.log", "job.json")
 
 
@@ -65,8 +74,17 @@ def outcome_of(
         outputs=[] if files is None else files.outputs,
         artifacts=artifacts,
         notes=[*_notes(seen, files), *_resume_notes(record, seen), *notes],
-        gaps=_gaps(record, state, seen, found, files),
+        gaps=[*_lost(folder), *_gaps(record, state, seen, found, files)],
     )
+
+
+def _lost(folder: Path) -> list[Gap]:
+    """Return a gap for each kind of thing that the disk refused; what says so is no longer needed."""
+    lost = losses.read(str(folder))
+    gaps = [Gap(what=what, reason=reason) for kind, (what, reason) in _LOST.items() if kind in lost]
+    with contextlib.suppress(OSError):
+        (folder / losses.FILE).unlink(missing_ok=True)
+    return gaps
 
 
 def _digests(folder: Path) -> dict[str, str]:

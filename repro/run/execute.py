@@ -17,13 +17,14 @@ from repro.base import clock, files, journal
 from repro.engines import limits, local
 from repro.engines.limits import Over, RunLimits
 from repro.environments.elsewhere import Elsewhere
-from repro.errors import UsageError
-from repro.record.values import OVER_MEMORY, OVER_TIME, Outcome, Record, State, was_limited
+from repro.errors import StoreError, UsageError
+from repro.record.values import LOST_POINTS, OVER_MEMORY, OVER_TIME, Outcome, Record, State, was_limited
 from repro.run import conclude, leftovers, recover, resume, seal, setting
 from repro.run.metrics import Scanner
 from repro.run.request import Request
 from repro.store import trust
 from repro.store.store import Store
+from repro.worker import losses
 from repro.worker.job import Job
 
 _ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
@@ -102,6 +103,8 @@ class _Execution:
         self._journal_end = journal.end(store.journal)
         self.folder, self._lock = store.new_run(self.run_id)
         self.env |= {"REPRO_JOB": str(self.folder)}
+        with files.disk_errors("write", self.folder):
+            losses.make(str(self.folder))
         self.scanner = Scanner(self.folder, asked.patterns) if asked.patterns else None
         self.process: local.LocalProcess | None = None
         self.started = clock.now()
@@ -206,6 +209,7 @@ class _Execution:
         if self.scanner is not None:
             self.scanner.finish()
         self._check_room(end)
+        is_short = "metrics" in losses.read(str(self.folder)) and _state(end) in ("COMPLETED", "FAILED")
         alone = not self.store.others_since(self._journal_end, self.run_id)
         place = self.asked.place
         files = conclude.look(
@@ -221,11 +225,11 @@ class _Execution:
             captured.record,
             digest,
             self.store,
-            state=_state(end),
+            state="LOST" if is_short else _state(end),
             started=self.started,
             exit_code=end.code,
             signal_number=None if _is_enough(end) else end.signal,
-            reason=_reason(end),
+            reason=LOST_POINTS if is_short else _reason(end),
             files=files,
             notes=[] if self.scanner is None else self.scanner.notes(),
         )
@@ -301,6 +305,8 @@ def exit_code(result: Result) -> int:
     outcome = result.outcome
     if was_limited(outcome):
         return 124 if outcome.state == "TIMED_OUT" else 137
+    if outcome.reason == LOST_POINTS:
+        return StoreError.exit_code
     if outcome.signal is not None:
         return 128 + int(signal.Signals[outcome.signal])
     return 0 if outcome.exit_code is None else outcome.exit_code

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from repro.run import patterns
 from repro.run.observed import lines_of
+from repro.worker.losses import Losses
 
 _MOST_OF_A_LINE = 120
 
@@ -81,6 +82,8 @@ class Scanner:
         #: Of a metric that has no number yet: the line that comes nearest, and how near that is.
         self._nearest: dict[str, tuple[int, str]] = {}
         self._rest = b""
+        self._torn = False
+        self._losses = Losses(str(folder))
 
     def __call__(self, data: bytes) -> None:
         """Take in a piece of output; lines are ended by newlines and by the carriage returns of progress bars."""
@@ -129,5 +132,11 @@ class Scanner:
         value = number if number - number == 0 else repr(number)
         line = json.dumps({"t": time.time(), "step": self._counts[name], "m": {name: value}})
         self._counts[name] += 1
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+        try:
+            with self._path.open("ab", buffering=0) as handle:
+                data = (b"\n" if self._torn else b"") + line.encode() + b"\n"
+                self._torn = handle.write(data) != len(data)
+        except OSError:  # a full disk must not stop the run
+            self._losses.note("metrics")
+        if self._torn:
+            self._losses.note("metrics")

@@ -10,7 +10,7 @@ import msgspec
 
 from repro.capture.data import StatCache
 from repro.errors import UsageError
-from repro.record.values import Outcome, Recipe, recipe_digest
+from repro.record.values import LOST_POINTS, Outcome, Recipe, recipe_digest
 from repro.run import relevance, resume
 from repro.store import index
 from repro.store.store import Store
@@ -111,7 +111,9 @@ class Known:
 
     def _of(self, run_id: str, recipe: Recipe) -> resume.Start | None:
         record, (state, outcome) = self._store.record(run_id), self._store.state(run_id)
-        if outcome is None or not results.is_whole(self._store, outcome) or not self._is_as_read(run_id, outcome):
+        if outcome is None or outcome.reason == LOST_POINTS:
+            return None
+        if not results.is_whole(self._store, outcome) or not self._is_as_read(run_id, outcome):
             return None
         budget = recipe.budget.get("epochs", 0)
         if record.recipe.horizon != recipe.horizon and resume.read_horizon(self._store, record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -13,6 +14,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+from repro.worker.losses import Losses
 
 #: The entry, built in, that makes an averaged model.
 AVERAGE = "repro:average"
@@ -119,6 +122,8 @@ class Lines:
         self._fd = -1
         self.paths: list[str] = []
         self.lost = 0
+        self._losses = Losses(folder)
+        self._torn = False
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -135,15 +140,18 @@ class Lines:
     def write(self, line: str) -> None:
         """Append one line that ends with a newline; it is readable by others at once."""
         data = line.encode()
+        if self._torn:  # what is left of the line before must not swallow this one
+            data = b"\n" + data
         try:
             if self._fd < 0:
                 self._open()
-            is_whole = os.write(self._fd, data) == len(data)
+            written = os.write(self._fd, data)
+            self._torn = written < len(data) if written else self._torn
         except OSError as error:
             if error.errno != errno.EBADF or not self._again(data):
                 self._complain(error)
         else:
-            if not is_whole:
+            if written < len(data):
                 self._complain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def _open(self) -> None:
@@ -175,11 +183,13 @@ class Lines:
 
     def _complain(self, error: OSError) -> None:
         self.lost += 1
+        self._losses.note(self._kind)
         if self.lost == 1:
             message = (
                 f"repro: cannot write {self._kind} to {self._folder}: {error.strerror}; they are lost from here on\n"
             )
-            os.write(2, message.encode())
+            with contextlib.suppress(OSError):
+                os.write(2, message.encode())
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event."""

@@ -29,6 +29,7 @@ from repro.worker.generators import Generators
 from repro.worker.imports import when_imported
 from repro.worker.job import Job, Lines, place
 from repro.worker.ledger import Ledger, copy_beginning
+from repro.worker.losses import Losses
 from repro.worker.memory import WHOLE
 from repro.worker.optimizers import Earlier, Known
 
@@ -53,6 +54,7 @@ class Trail:
     def __init__(self, job: Job, observed: Lines) -> None:
         self._job = job
         self._observed = observed
+        self._lost = Losses(job.folder)
         self._schedule: Any = SimpleNamespace(**job.trail)
         self.generators = Generators()
         self._batches = Batches()
@@ -122,6 +124,8 @@ class Trail:
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
+        if isinstance(error, OSError):
+            self._lost.note("trail")
         if self.failures == 1:
             self._tell_failure(f"{type(error).__name__}: {error}"[:300])
 
