@@ -235,7 +235,7 @@ def test_a_wheel_for_another_python(
     assert "reproflip==1.0" in refused
     assert "hint:" in refused
     record_with_python(flipped, f"3.{sys.version_info[1] + 1}.0")
-    pins = flipped.repro("lock", "--from", "last", "--json", check=0).json["pins"]
+    pins = flipped.repro("lock", "--from", "last", "--trust", "--json", check=0).json["pins"]
     assert pins[0] == ["reproflip", "1.0", [digest.of_file(folder / name)]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 from repro.cli import common
@@ -12,13 +14,15 @@ from repro.environments import cache
 @click.option("--all", "everything", is_flag=True, help="Every environment that is not in use, not only the oldest.")
 @common.json_option
 def command(everything: bool, as_json: bool) -> int:
-    """Remove environments that were built for replays: half-built ones, and beyond the last 8.
+    """Remove environments that were built for replays: half-built ones, and beyond the last 8; and what kills left.
 
     A replay builds them anew. No record, and nothing that a run left, is touched.
     """
     store = common.open_store()
     common.needs_runs(store)
     found = cache.sweep(store, everything=everything)
+    with contextlib.suppress(OSError):
+        store.sweep()
     if as_json:
         common.emit(found._asdict())
         return 0

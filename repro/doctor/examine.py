@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import repro
+from repro.base import scratch
 from repro.capture import code, interpreter, lock, packages
 from repro.doctor import imports, program, source, surroundings
 from repro.doctor.finding import Finding, found
@@ -37,9 +37,9 @@ def examine(asked: Request, store: Store, experiment: Path | None) -> Report:
     environment = request.child_environment(os.environ)
     asked_for = setting.settle(asked, environment, {})
     python, settings = asked_for.python, asked_for.settings
-    with tempfile.TemporaryDirectory(prefix="repro-doctor-") as folder:
-        choice = _choice(asked, store, Path(folder))
-        scanned = None if python is None else packages.scan(python.path, Path(folder) / "packages.json")
+    with scratch.folder("doctor") as folder:
+        choice = _choice(asked, store, folder)
+        scanned = None if python is None else packages.scan(python.path, folder / "packages.json")
     file = None if experiment is None else os.path.relpath(experiment.resolve(), asked.root)
     named = profiles.names_threads(asked.profile, environment, asked.command or ())
     modules, unparsable = _modules(asked, environment, python, _without_self(choice.files, asked.root))

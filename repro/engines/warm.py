@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from repro.base import scratch
 from repro.base.process import die_with_parent
 from repro.engines import local
 from repro.engines.limits import RunLimits
@@ -128,7 +129,11 @@ class _Template:
 
     def __init__(self, key: frozenset[tuple[str, str]], env: Mapping[str, str], modules: Sequence[str]) -> None:
         self.key = key
-        stand = os.path.realpath(tempfile.mkdtemp(prefix="repro-template-"))  # empty: nothing is imported from it
+        with scratch.folder("template") as place:  # empty: nothing is imported from it
+            self._begin(os.path.realpath(place), env, modules)
+
+    def _begin(self, stand: str, env: Mapping[str, str], modules: Sequence[str]) -> None:
+        """Start the template in an empty folder, and wait until it has loaded the modules."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the rest)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         local.become_subreaper()
@@ -152,9 +157,6 @@ class _Template:
         except BaseException:
             self.close()
             raise
-        finally:
-            with contextlib.suppress(OSError):  # somebody tidied up
-                os.rmdir(stand)
         self.added: dict[str, str | None] = ready["added"]
         self.is_sound = ready["threads"] == 1 and not ready["moved"]
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from repro.base import digest, files
+from repro.base import digest, files, scratch
 from repro.capture.packages import normalise
 from repro.environments import locks, pip
 from repro.errors import StaleLockError, UsageError
@@ -116,8 +115,8 @@ def compile_lock(asked: Inputs, *, upgrade: bool = False) -> tuple[str, str]:
     Raises:
         EnvironmentMismatchError: when nothing satisfies the inputs here.
     """
-    with tempfile.TemporaryDirectory(prefix="repro-lock-") as scratch:
-        target = Path(scratch, "lock.txt")
+    with scratch.folder("lock") as place:
+        target = place / "lock.txt"
         earlier = _earlier(asked.root)
         if earlier is not None and not upgrade:
             target.write_bytes(earlier.read_bytes())

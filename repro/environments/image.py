@@ -7,12 +7,11 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.base import digest, files
+from repro.base import digest, files, scratch
 from repro.capture import packages
 from repro.capture.interpreter import Interpreter, is_python
 from repro.engines.container import Engine, Image
@@ -323,12 +322,12 @@ def look(store: Store, engine: Engine, image: Image) -> tuple[Interpreter, packa
         files.replace(memory, said.encode())
     facts, texts = json.loads(said.splitlines()[-1])
     python = Interpreter(*facts)
-    with tempfile.TemporaryDirectory(prefix="repro-image-") as scratch:
+    with scratch.folder("image") as place:
         for name, text in texts.items():
-            path = Path(scratch + name)
+            path = Path(f"{place}{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        return python, packages.scan([scratch + entry for entry in python.path], check=False)
+        return python, packages.scan([f"{place}{entry}" for entry in python.path], check=False)
 
 
 def shown_command(record: Record) -> str:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,6 +13,7 @@ from urllib.parse import unquote
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from repro.base import scratch
 from repro.base.process import die_with_parent
 from repro.errors import EnvironmentMismatchError
 
@@ -40,10 +40,11 @@ def run(
     command = [sys.executable, "-P", "-m", "pip", *(["--python", python] if python else [])]
     command += ["--disable-pip-version-check", "--no-input", *arguments]
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
-    with tempfile.NamedTemporaryFile(prefix="repro-pip-") as log:  # there alone pip says which files do not fit
+    with scratch.folder("pip") as place:  # what pip leaves there when it is killed is found with it
+        log = place / "log"  # there alone pip says which files do not fit
         done = subprocess.run(
-            [*command, "--log", log.name],
-            env=variables,
+            [*command, "--log", str(log)],
+            env=variables | {"TMPDIR": str(place)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -52,7 +53,9 @@ def run(
             preexec_fn=die_with_parent,
         )
         if done.returncode:
-            raise complaint(done.stderr or done.stdout, log.read().decode(errors="replace"))
+            raise complaint(
+                done.stderr or done.stdout, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            )
     return done.stdout
 
 

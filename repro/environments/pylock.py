@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
@@ -14,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from repro.base import scratch
 from repro.environments import locks, pip
 
 
@@ -23,8 +22,8 @@ def convert(pins: Sequence[locks.Pin]) -> str:
     Raises:
         EnvironmentMismatchError: when a pin is no longer on the index.
     """
-    with tempfile.TemporaryDirectory(prefix="repro-lock-") as scratch:
-        path = Path(scratch, "lock.txt")
+    with scratch.folder("lock") as place:
+        path = place / "lock.txt"
         path.write_text(locks.render(pins), encoding="utf-8")
         words = ("--dry-run", "--ignore-installed", "--no-deps", "--require-hashes", "--quiet", "--report", "-")
         report = json.loads(pip.run(["install", *words, "-r", str(path)]))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from repro.base import digest
+from repro.base import digest, scratch
 from repro.capture import drift, packages
 from repro.environments import locks, pip
 from repro.errors import EnvironmentMismatchError
@@ -53,10 +52,10 @@ def resolve(record: Record, asked: Iterable[Package], target: Target) -> Resolve
     """Find the wheels of distributions of a record on the index, and compare each with what was installed."""
     asked = list(asked)
     kinds, edited = origins(record), {gap.what for gap in record.gaps if gap.reason.startswith("edited after")}
-    with tempfile.TemporaryDirectory(prefix="repro-wheels-") as scratch:
+    with scratch.folder("wheels") as place:
         failures: dict[str, str] = {}
-        _download(asked, Path(scratch), [*pip.find_links(folders(record)), *target.options], target.python, failures)
-        found = {_key(path): path for path in Path(scratch).iterdir()}
+        _download(asked, place, [*pip.find_links(folders(record)), *target.options], target.python, failures)
+        found = {_key(path): path for path in place.iterdir()}
         pins, unresolved, unproved = [], {}, {}
         for item in asked:
             path = found.get((item.name, item.version))

@@ -8,13 +8,12 @@ import hashlib
 import io
 import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import repro
-from repro.base import digest, files
+from repro.base import digest, files, scratch
 from repro.capture import drift, packages
 from repro.capture.interpreter import HOOK
 from repro.errors import EnvironmentMismatchError
@@ -94,8 +93,8 @@ def _keep(item: packages.Distribution, store: Store) -> dict[str, str] | None:
     if not store.objects.path(content).exists():
         with files.disk_errors("keep", store.objects.folder):
             store.objects.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=store.objects.folder, prefix=".keep-") as scratch:
-                path = Path(scratch, name)
+            with scratch.folder("keep", store.objects.folder) as place:
+                path = place / name
                 path.write_bytes(data)
                 store.objects.take(path)
     return {"file": name, "digest": content}

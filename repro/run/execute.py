@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from repro.base import clock, files, journal
+from repro.base import clock, files, journal, scratch
 from repro.engines import limits, local
 from repro.engines.limits import Over, RunLimits
 from repro.environments.elsewhere import Elsewhere
@@ -250,6 +250,7 @@ class _Execution:
         os.close(self._lock)
         if not self._sealed:
             self.store.settle(self.run_id)
+        scratch.tidy()
 
 
 def _telling(captured: seal.Captured, **facts: Any) -> seal.Captured:

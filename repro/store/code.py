@@ -6,16 +6,18 @@ commands are used, with an environment of their own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
-import tempfile
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.base import files, locks, process
+from repro.base import files, locks, process, scratch
 from repro.errors import CaptureError, StoreDamagedError
 
 _ATTRIBUTES = b"* -text -filter -ident -working-tree-encoding -export-ignore -export-subst\n"
@@ -30,6 +32,7 @@ _SETTINGS = {
     "core.fsmonitor": "false",
     "core.untrackedCache": "false",
     "core.hooksPath": "/dev/null",
+    "index.skipHash": "false",
     "core.fsync": "loose-object",
     "core.fsyncMethod": "batch",
     "gc.auto": "0",
@@ -57,6 +60,8 @@ _OBEYED = (
     "hooks",
 )
 
+
+_OLD = 3_600  # seconds: no git of ours is at work so long
 
 _MODES = {"100755": " (executable)", "120000": " (a link)"}
 _PLAIN = ("--no-ext-diff", "--no-textconv")
@@ -149,6 +154,16 @@ class CodeRepository:
     def _lock(self) -> Path:
         return self.folder / "capture.lock"
 
+    def sweep(self) -> None:
+        """Remove the temporary files and folders of a git that was killed; none that may still be at work."""
+        objects = self.folder / "objects"
+        left = [*objects.glob("tmp_*"), *objects.glob("??/tmp_obj_*"), *objects.glob("incoming-*")]
+        left += objects.glob("bulk-fsync-*")
+        for path in left:
+            with contextlib.suppress(OSError):
+                if time.time() - path.lstat().st_mtime > _OLD:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
     def snapshot(self, root: Path, paths: Iterable[bytes]) -> str:
         """Capture the files of ``paths`` (relative to ``root``) as they are on the disk; return the tree's id.
 
@@ -159,6 +174,8 @@ class CodeRepository:
         index = self.folder / ("index-" + hashlib.sha256(os.fsencode(root)).hexdigest()[:16])
         with locks.exclusive(self._lock) as lock:
             index.with_name(f"{index.name}.lock").unlink(missing_ok=True)  # of a git that was killed: none is at work
+            if not _is_sound(index):
+                index.unlink(missing_ok=True)
             wanted = sorted(set(paths))
             try:
                 return self._snapshot(root, index, wanted, (lock,))
@@ -208,11 +225,11 @@ class CodeRepository:
             StoreDamagedError: when the tree cannot be read or does not come out equal.
         """
         folder.mkdir(parents=True)
-        with tempfile.TemporaryDirectory(prefix="repro-index-") as scratch:
+        with scratch.folder("index") as place:
             try:
-                self._git("read-tree", _id(tree), index=Path(scratch, "a"))
-                self._git("checkout-index", "--all", "--force", index=Path(scratch, "a"), tree=folder)
-                back = self._snapshot(folder, Path(scratch, "b"), self.paths(tree))
+                self._git("read-tree", _id(tree), index=place / "a")
+                self._git("checkout-index", "--all", "--force", index=place / "a", tree=folder)
+                back = self._snapshot(folder, place / "b", self.paths(tree))
             except CaptureError as error:
                 raise StoreDamagedError(f"the code {tree} cannot be restored: {error}") from error
         if back != tree:
@@ -265,12 +282,12 @@ class CodeRepository:
 
     def compose(self, base: str, other: str, paths: Iterable[str]) -> str:
         """Return the tree ``base`` with the files of ``paths`` as ``other`` has them: with its bytes, or not at all."""
-        with tempfile.TemporaryDirectory(prefix="repro-index-") as scratch:
-            index = Path(scratch, "index")
+        with scratch.folder("index") as place:
+            index = place / "index"
             self._git("read-tree", _id(base), index=index)
             for path in paths:
                 entry = self._entry(other, path) or b"0 " + b"0" * 40 + b"\t" + os.fsencode(path)
-                self._git("update-index", "-z", "--index-info", stdin=entry + b"\0", index=index, tree=Path(scratch))
+                self._git("update-index", "-z", "--index-info", stdin=entry + b"\0", index=index, tree=place)
             return "git:" + self._git("write-tree", index=index).decode().strip()
 
     def patch(self, before: str, after: str) -> str:
@@ -319,6 +336,18 @@ class CodeRepository:
         except CaptureError:
             return None
         return found
+
+
+def _is_sound(index: Path) -> bool:
+    """Say whether an index is as git wrote it: it ends with its SHA-1, which git itself does not look at.
+
+    Source: gitformat-index(5). Of a flipped bit in it git makes a tree that is not that of the disk.
+    """
+    try:
+        data = index.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha1(data[:-20], usedforsecurity=False).digest() == data[-20:]
 
 
 def _read(path: Path) -> bytes:

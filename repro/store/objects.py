@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from repro.base import digest, files
+from repro.base import digest, files, scratch
 from repro.errors import StoreDamagedError
 
 
@@ -23,6 +22,10 @@ class Objects:
         """Return where the object of this digest lies, whether or not it is there."""
         value = name.removeprefix("sha256:")
         return self.folder / value[:2] / value[2:]
+
+    def sweep(self) -> None:
+        """Remove what killed commands left half kept."""
+        scratch.sweep(self.folder)
 
     def take(self, source: Path) -> str:
         """Keep a file of the same disk, which is final from now on, as an object too; return its digest."""
@@ -50,8 +53,8 @@ class Objects:
             return name
         with files.disk_errors("write", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".keep-") as scratch:
-                copy = Path(scratch, "copy")
+            with scratch.folder("keep", self.folder) as place:
+                copy = place / "copy"
                 copy.write_bytes(data)
                 return self.take(copy)
 
@@ -61,8 +64,8 @@ class Objects:
             return True
         with files.disk_errors("keep", source):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".keep-") as scratch:
-                copy = Path(scratch, "copy")
+            with scratch.folder("keep", self.folder) as place:
+                copy = place / "copy"
                 shutil.copyfile(source, copy)
                 return digest.of_file(copy) == name and self.take(copy) == name
 

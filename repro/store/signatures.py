@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from repro.base import canonical, clock, digest, files, journal, locks, process
+from repro.base import canonical, clock, digest, files, journal, locks, process, scratch
 from repro.errors import StoreDamagedError, UsageError
 from repro.store.store import Store
 
@@ -76,10 +75,9 @@ def _check(path: Path, heads: list[str]) -> tuple[int, str]:
         number, head, signature = int(body["seq"]), str(body["head"]), str(body["signature"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreDamagedError(f"cannot be read: {error}") from error
-    with tempfile.NamedTemporaryFile(suffix=".sig") as handle:
-        handle.write(signature.encode())
-        handle.flush()
-        words = ("-Y", "check-novalidate", "-n", _NAMESPACE, "-s", handle.name)
+    with scratch.folder("sign") as place:
+        (place / "sig").write_bytes(signature.encode())
+        words = ("-Y", "check-novalidate", "-n", _NAMESPACE, "-s", str(place / "sig"))
         answer = _ssh_keygen(*words, stdin=_message(number, head)).decode()
     if number >= len(heads) or heads[number] != head:
         raise StoreDamagedError(

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from repro.base import clock, digest, files, journal, locks
+from repro.base import clock, digest, files, journal, locks, scratch
 from repro.errors import StoreDamagedError, StoreError, UsageError
 from repro.record.values import Attachment, Outcome, Record, State, seal, unseal
 from repro.store.code import CodeRepository
@@ -171,8 +171,12 @@ class Store:
     def sweep(self) -> None:
         """Remove the folders of replays whose supervisor was killed; one that was to be kept has the file ``kept``.
 
-        Only what this store made: `work` may be a link to a disk where other things lie.
+        Only what this store made: `work` may be a link to a disk where other things lie. With them goes what killed
+        commands left half made where temporary files are, among the objects and in the code's repository.
         """
+        scratch.sweep()
+        self.objects.sweep()
+        self.code.sweep()
         for folder in self.work.iterdir():
             if self._is_left(folder) and not (folder / "kept").exists():
                 shutil.rmtree(folder, ignore_errors=True)
