@@ -48,7 +48,12 @@ def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> No
 
 def test_a_folder_is_gone_afterwards(tmp_path: Path) -> None:
     """However what was done in it ends."""
-    with pytest.raises(ZeroDivisionError), scratch.folder("lock", tmp_path) as place:
-        (place / "file").touch()
-        _ = 1 / 0
+
+    def fail() -> None:
+        with scratch.folder("lock", tmp_path) as place:
+            (place / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,8 @@
 """Secrets stay out: no token is anywhere in the store, and what was redacted is said."""
 
+import os
+import stat
+
 import pytest
 import trees
 from conftest import Project
@@ -231,3 +234,160 @@ def test_variables_of_the_recipe() -> None:
     """Listed variables are kept in clear unless their name says that they hold a secret."""
     env = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "2", "NCCL_AUTH_TOKEN": "x", "TORCH_PASSWORD": "x"}
     assert variables.recipe(env) == {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+
+
+S = "S3CR3Tvalue0123456789"
+#: Arguments that hold a secret, in forms that programs take.
+SECRET = [
+    ["--wandb-key", S],
+    ["--openai-key", S],
+    [f"--env=HF_TOKEN={S}"],
+    ["--env", f"HF_TOKEN={S}"],
+    ["-e", f"HF_TOKEN: {S}"],
+    ["--pwd", S],
+    ["--db-pass", S],
+    ["--password", "12345678"],
+    ["--config", f'{{"api_key":"{S}", "lr": 1}}'],
+    ["--config", f"{{api_key: {S}, lr: 1}}"],
+    ["--config", f"'api-key' = '{S}'"],
+    ["--dsn", f"host=h user=u password={S} dbname=d"],
+    ["--header", f"X-Api-Key:{S}"],
+    ["-H", f"Authorization: Basic {S}"],
+    ["-H", f"Cookie: session={S}"],
+    ["--cookie", f"session={S}"],
+    ["-u", f"ada:{S}"],
+    ["--user", f"ada:{S}"],
+    [f"postgres://u:a/{S}@h/d"],
+    [f"https://u:a@{S}@h/d"],
+    [f"--url=redis://:{S}@h:6379/0"],
+    [f"https://h/x?sig={S}&y=1"],
+    ["ASIAABCDEFGHIJ234567"],
+    ["npm_" + "a1" * 18],
+    ["sk_live_" + "a1" * 12],
+    ["rk_test_" + "a1" * 12],
+    ["SG." + "a1" * 11 + "." + "b2" * 20],
+    ["xoxe-1-" + "a1" * 10],
+    ["https://hooks.slack.com/services/T000/B000/" + "a1" * 12],
+    ["ya29." + "a1" * 20],
+    ["GOCSPX-" + "a1" * 14],
+    ["wandb_v1_" + "a1" * 20],
+    ["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"],
+    ["gsk_" + "a1" * 20],
+    ["1234567890:AA" + "a1" * 16 + "x"],
+    ["hook=sk-proj-" + "a1" * 20],
+]
+
+
+@pytest.mark.parametrize("words", SECRET, ids=" ".join)
+def test_an_argument_with_a_secret_is_redacted(words: list[str]) -> None:
+    """Whatever its form: nothing of the secret is left, and what is around it stays."""
+    found, places = variables.redact_arguments(["python", "t.py", *words], {})
+    assert places == [len(words) + 1]
+    assert variables.REDACTED in found[-1]
+    assert not any(part in " ".join(found) for part in (S, "12345678", "a1a1", "b2b2", "234567", "c2ln"))
+    assert found[2:-1] == words[:-1]
+
+
+#: Arguments that look a little like secrets, and are none.
+INNOCENT = [
+    ["--tokenizer", "bert-base-uncased"],
+    ["--max-tokens", "512"],
+    ["--n-keys", "3"],
+    ["--key-dim", "64"],
+    ["--first-pass", "true"],
+    ["--two-pass"],
+    ["--assistant-token", "<|assistant|>"],
+    ["--access-token", "512"],
+    ["--commit", "3f786850e387550fdaab836ed7e6dc881de23001"],
+    ["--sha", "a" * 64],
+    ["--id", "123e4567-e89b-12d3-a456-426614174000"],
+    ["--model", "hf_transformersmodel"],
+    ["--env", "sk-learn-contrib-package"],
+    ["--path", "/data/secret_sauce/token.txt"],
+    ["--lr=1e-3"],
+    ["model.pad_token=<pad>"],
+    ["git+https://github.com/org/repo@main"],
+    ["http://localhost:8080/path@v1.0"],
+    ["--at", "12:30"],
+    ["-u", "10:20"],
+    ["--note", "a basic training-run of tokens: all of them"],
+    ["--config", '{"lr": 0.1, "tokenizer": "bpe", "hidden": [1, 2]}'],
+    ["alice@host:/data/set"],
+]
+
+
+@pytest.mark.parametrize("words", INNOCENT, ids=" ".join)
+def test_an_argument_without_a_secret_stays(words: list[str]) -> None:
+    """What is redacted cannot be replayed: names, numbers, digests, paths and times are left alone."""
+    assert variables.redact_arguments(["python", *words], {}) == (["python", *words], [])
+
+
+@pytest.mark.parametrize(
+    ("remote", "shown"),
+    [
+        ("https://bob:S3C/RETpw@example.com/a", "https://[redacted]@example.com/a"),
+        ("bob@example.com:a/b.git", "[redacted]@example.com:a/b.git"),
+        ("bob:pw@example.com:a/b.git", "[redacted]@example.com:a/b.git"),
+        ("git@github.com:a/b.git", "git@github.com:a/b.git"),
+        ("ssh://bob@example.com/a", "ssh://[redacted]@example.com/a"),
+        ("/srv/git/a@b.git", "/srv/git/a@b.git"),
+    ],
+)
+def test_remotes_are_shown_without_their_users(remote: str, shown: str) -> None:
+    """User and password of a URL, and the user of ``user@host:path``, but for everybody's git."""
+    assert variables.redact_remote(remote) == shown
+
+
+def test_values_of_listed_variables_are_no_way_in(secretive: Project) -> None:
+    """A listed variable whose value is a secret is kept as a keyed hash; PYTHONPATH is redacted."""
+    env = {"TORCH_HOME": f"https://u:{OPTION}@h/x", "PYTHONPATH": f"/a/{HUB}"}
+    secretive.run("--", "python", "train.py", **env)
+    kept = trees.everything(secretive.store)
+    assert OPTION.encode() not in kept
+    assert HUB.encode() not in kept
+
+
+def test_a_store_is_its_owners(project: Project) -> None:
+    """Nobody else enters it, whatever the umask; a folder that is given keeps the mode that it has."""
+    project.write("t.py", "pass\n")
+    os.umask(0o002)
+    try:
+        project.run("--", "python", "t.py")
+        given = project.root / "given"
+        given.mkdir(mode=0o750)
+        project.run("--", "python", "t.py", REPRO_STORE=str(given))
+    finally:
+        os.umask(0o022)
+    assert stat.S_IMODE(project.store.stat().st_mode) == 0o700
+    assert stat.S_IMODE(given.stat().st_mode) == 0o750
+
+
+#: Untracked files that are no code for what they are called, and some that are.
+LEFT_OUT = (
+    "api_token.txt password.txt credentials.json secrets.yaml hf_token .npmrc prod.env kaggle.json .huggingface/token"
+    " .vault_pass db_password.ini client_secret.json deploy.jks wandb_api_key.txt sub/.netrc"
+).split()
+CAPTURED = (
+    "token_utils.py secrets.py password_strength.ipynb tokenizer.json special_tokens.txt vocab/tokens.json keys.csv"
+    " passes.txt README_secrets.md environment.yml env.yaml"
+).split()
+
+
+def test_files_that_hold_secrets_are_no_code(project: Project) -> None:
+    """By name, by folder, or by what is in them: each is a gap by name; code is captured whatever it is called."""
+    project.write("t.py", "pass\n")
+    project.commit()
+    for name in (*LEFT_OUT, *CAPTURED):
+        project.write(name, "{}" if name.endswith("ipynb") else f"# {name}\n")
+    project.write("notes.txt", f"my key: {HUB}\n")
+    project.write("conf.ini", f"x\n{KEY}")
+    project.write("own.py", f"KEY = '{HUB}'\n")
+    done = project.run("--", "python", "t.py")
+    reasons = {gap["what"]: gap["reason"] for gap in done["gaps"]}
+    assert {"notes.txt", "conf.ini", *LEFT_OUT} - {*reasons} <= {".huggingface/token"}
+    assert any(what.startswith(".huggingface") for what in reasons)
+    assert "captured as it is" in reasons.pop("own.py")
+    kept = trees.everything(project.store)
+    assert not [name for name in LEFT_OUT if f"# {name}\n".encode() in kept]
+    assert {*CAPTURED} & {*reasons} == set()
+    assert all(f"# {name}\n".encode() in kept for name in CAPTURED if not name.endswith("ipynb"))

@@ -13,7 +13,7 @@ from stat import S_ISDIR
 from typing import NamedTuple
 
 from repro.base import process
-from repro.capture import git
+from repro.capture import git, tokens
 from repro.capture.data import split
 from repro.capture.walk import Layout, folders_of, is_secret, walk
 from repro.errors import CaptureError
@@ -26,6 +26,9 @@ MOST_BYTES = 200_000_000
 _KEY = re.compile(rb"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
 _BEGINNING = 60
 _LARGEST_KEY = 20_000
+#: So much of a text is looked through for tokens, and of so many sources.
+_LARGEST_TEXT = 100_000
+_MOST_TEXTS = 1_000
 _SOURCES = (".py", ".pyi", ".ipynb", ".md", ".toml", ".yaml", ".yml")
 
 Stat = tuple[int, int, int]
@@ -106,8 +109,16 @@ def choose(
     tracked = stats(root, listing.tracked)
     kept, large = _limit({path: stat for path, stat in candidates.items() if path not in secrets}, tracked)
     files = tracked | kept
+    gaps += _warnings(root, kept)
     left_out = sorted([*secrets, *(path for path in candidates if path not in files)])
     return Choice(layout, files, [*gaps, *large], large, left_out)
+
+
+def _warnings(root: Path, files: Mapping[str, Stat]) -> list[Gap]:
+    """Name untracked sources that hold what is shaped like a token: they are captured as they are."""
+    texts = [path for path in sorted(files) if path.endswith(_SOURCES)][:_MOST_TEXTS]
+    reason = "holds what looks like a token or a private key, and is captured as it is"
+    return [Gap(what=path, reason=reason) for path in texts if holds_token(root / path, files[path][0])]
 
 
 def own_streams() -> set[int]:
@@ -231,7 +242,19 @@ def _is_secret(root: Path, path: str, stat: Stat) -> bool:
     """Say whether an untracked file may hold a secret: by its name, or because it begins as private keys do."""
     if is_secret(PurePosixPath(path).name):
         return True
-    return not path.endswith(_SOURCES) and begins_as_key(root / path, stat[0])
+    return not path.endswith(_SOURCES) and (begins_as_key(root / path, stat[0]) or holds_token(root / path, stat[0]))
+
+
+def holds_token(path: Path, size: int) -> bool:
+    """Say whether a small file of so many bytes holds what is shaped like a token, or a private key."""
+    if size > _LARGEST_TEXT:
+        return False
+    try:
+        with open(path, "rb", opener=_open_regular) as handle:
+            data = handle.read(_LARGEST_TEXT)
+    except OSError:
+        return False
+    return b"\0" not in data[:_BEGINNING] and tokens.found_in(data)
 
 
 def begins_as_key(path: Path, size: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.base import process
-from repro.capture.variables import redact_url
+from repro.capture.variables import redact_remote
 
 _TIMEOUT = 3.0
 
@@ -63,7 +63,7 @@ def _remotes(root: Path) -> dict[str, str]:
     except subprocess.CalledProcessError:  # there is none
         return {}
     pairs = (item.decode(errors="replace").split("\n", 1) for item in found.split(b"\0")[:-1])
-    return {name.split(".", 1)[1].rpartition(".")[0]: redact_url(url) for name, url in pairs}
+    return {name.split(".", 1)[1].rpartition(".")[0]: redact_remote(url) for name, url in pairs}
 
 
 def ask(root: Path, *arguments: str, stdin: bytes | None = None) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from repro.base import caches
+from repro.capture.variables import is_secret_name
 
 #: Never captured unless tracked.
 CACHES = frozenset(
@@ -16,10 +17,16 @@ CACHES = frozenset(
     " .import_linter_cache .DS_Store".split()
 )
 RESULTS = frozenset("wandb mlruns lightning_logs".split())
-_KEYS = (".pem", ".key", ".p12", ".pfx", ".keystore")
-_KEY_NAMES = frozenset("id_rsa id_dsa id_ecdsa id_ed25519 .netrc .git-credentials .pypirc .pgpass .htpasswd".split())
+_KEYS = (".pem", ".key", ".p12", ".pfx", ".keystore", ".jks", ".ppk", ".kdbx", ".env")
+_KEY_NAMES = frozenset(
+    "id_rsa id_dsa id_ecdsa id_ed25519 .netrc _netrc .git-credentials .pypirc .pgpass .htpasswd .npmrc .yarnrc"
+    " .vault_pass .my.cnf .s3cfg .boto .dockercfg .dockerconfigjson kaggle.json service_account.json".split()
+)
 #: Folders of keys and passwords; names that begin with ``.env`` count as well.
-_KEY_FOLDERS = frozenset(".ssh .aws .gnupg .kube .docker .azure".split())
+_KEY_FOLDERS = frozenset(".ssh .aws .gnupg .kube .docker .azure .huggingface .kaggle .secrets .password-store".split())
+#: Ends of files that are code or documents, whatever they are called: `token_utils.py`, `passwords.md`.
+_CODE = (".py", ".pyi", ".pyx", ".ipynb", ".md", ".rst", ".c", ".cc", ".cpp", ".h", ".cu", ".js", ".ts", ".sh", ".lock")
+_BARE = frozenset("password passwords passwd passphrase pass".split())
 #: Beyond so many folders we stop looking.
 _MOST_FOLDERS = 200_000
 _ENVIRONMENT = "a virtual environment"
@@ -41,8 +48,11 @@ class Layout(NamedTuple):
 
 
 def is_secret(name: str) -> bool:
-    """Say whether a file of this name may hold a password or a private key."""
-    return name.startswith(".env") or name.endswith(_KEYS) or name in _KEY_NAMES
+    """Say whether a file of this name may hold a password, a token or a private key (`api_token.txt`)."""
+    if name.startswith(".env") or name.endswith(_KEYS) or name in _KEY_NAMES:
+        return True
+    stem = name.lstrip(".").partition(".")[0]
+    return not name.endswith(_CODE) and (is_secret_name(stem) or stem in _BARE)
 
 
 def is_secret_folder(name: str) -> bool:

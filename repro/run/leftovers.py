@@ -14,7 +14,7 @@ import msgspec
 from repro.base import caches, digest, files, locks
 from repro.capture.code import begins_as_key, own_streams
 from repro.capture.data import StatCache
-from repro.capture.variables import is_secret_name, keyed
+from repro.capture.variables import keyed
 from repro.capture.walk import is_secret, is_secret_folder, walk
 from repro.errors import StoreError
 from repro.record.values import FETCHED, KEPT, FileDigest
@@ -96,7 +96,7 @@ def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
     if not is_small or item.note is not None or not (item.digest or "").startswith("sha256:"):
         return None
     try:
-        if _is_private(path, item.path, store):
+        if _is_private(path, item.path):
             return None
         store.objects.keep(Path(path), str(item.digest))
     except (OSError, StoreError):  # a file that is gone, a full disk: the run is worth more than this copy
@@ -107,17 +107,24 @@ def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
 def may_hold_secrets(name: str) -> bool:
     """Say whether a file may hold a password or a key, by its name (``api_token.txt``) and the folders it lies in."""
     *folders, last = name.split(os.sep)
-    return any(map(is_secret_folder, folders)) or is_secret(last) or is_secret_name(last.partition(".")[0])
+    return any(map(is_secret_folder, folders)) or is_secret(last)
 
 
-def _is_private(path: str, name: str, store: Store) -> bool:
-    """Say whether a file is not for the store: not all who can read that may read it, or it is a program's own.
+def _is_private(path: str, name: str) -> bool:
+    """Say whether a file is not for the store: its mode hides it from others, or it is a program's own.
 
     Outside of the project, programs keep their settings in hidden folders, and tokens in those under any name
     (``~/.config/gh/hosts.yml``).
     """
     is_hidden = os.path.isabs(name) and any(part.startswith(".") for part in name.split(os.sep))
-    return is_hidden or bool(_READERS & os.stat(store.folder).st_mode & ~os.stat(path).st_mode)
+    return is_hidden or bool(_READERS & ~_umask() & ~os.stat(path).st_mode)
+
+
+def _umask() -> int:
+    """Return the bits of a mode that this user's files lack anyway (proc(5), Umask)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as handle:
+        found = next((line for line in handle if line.startswith("Umask:")), "Umask: 0022")
+    return int(found.split()[1], 8)
 
 
 def _input(path: str, name: str, stat: Stat, cache: StatCache, store: Store, kept: dict[str, str]) -> FileDigest:

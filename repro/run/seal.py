@@ -135,7 +135,7 @@ def capture(
         **(given.elsewhere.facts if given is not None and given.elsewhere is not None else {}),
     }
     facts["launch"] = {
-        "pythonpath": environment.get("PYTHONPATH"),
+        "pythonpath": _redacted(environment.get("PYTHONPATH")),
         "patterns": request.patterns,
         "data": request.data,
         "seed_given": request.seed_given,
@@ -266,6 +266,10 @@ def _outside(
         for folder, reason in found.left.items()
     )
     return found.folders
+
+
+def _redacted(text: str | None) -> str | None:
+    return None if text is None else variables.redact_text(text)
 
 
 def _given_sources(given: Given) -> dict[str, Path]:

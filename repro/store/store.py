@@ -66,7 +66,8 @@ class Store:
             store.check_format()
             store._check_place()
         with files.disk_errors("make the store", folder):
-            for part in (folder, store.runs, store.cache, store.work, store.open, store.objects.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # records hold what not all of a machine may read
+            for part in (store.runs, store.cache, store.work, store.open, store.objects.folder):
                 part.mkdir(parents=True, exist_ok=True)
         if fresh:
             with locks.exclusive(store._journal_lock):
