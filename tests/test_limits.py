@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from conftest import Done, Project
+from conftest import REPRO, Done, Project, clean_environment
 
 from repro.engines.limits import RunLimits, in_bytes, in_seconds, seconds, size
 from repro.engines.watchdog import Watchdog
@@ -209,6 +211,45 @@ def test_one_that_ended_while_its_memory_was_looked_at_was_not_cut():
     dog.start()
     assert dog.end() is None
     assert sent == []
+
+
+@pytest.mark.parametrize(("before", "still"), [(0.2, 2.5), (0.9, 3)])
+def test_time_in_which_the_supervisor_stood_still_is_none(tmp_path, before, still):
+    """A script that ended in time while its supervisor alone was stopped is COMPLETED, whenever it goes on."""
+    project = Project(tmp_path)
+    project.write("a.py", "import time\nopen('ready', 'w').close()\ntime.sleep(1.2)\n")
+    for _ in range(4):
+        (tmp_path / "ready").unlink(missing_ok=True)
+        command = [str(REPRO), "run", "--timeout", "2", "--", "python", "a.py"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stderr=subprocess.DEVNULL)
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        time.sleep(before)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(still)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0
+    assert {run["state"] for run in project.repro("ls", "--json").json} == {"COMPLETED"}
+
+
+def test_time_in_which_both_stood_still_is_none(tmp_path):
+    """A suspended machine: supervisor and script stopped together, several times, for longer than the limit."""
+    project = Project(tmp_path)
+    project.write(
+        "a.py", "import os, time\nopen('ready', 'w').write(str(os.getpid()))\nfor _ in range(150): time.sleep(0.01)\n"
+    )
+    command = [str(REPRO), "run", "--timeout", "4", "--", "python", "a.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stderr=subprocess.DEVNULL)
+    while not (tmp_path / "ready").exists() or not (tmp_path / "ready").read_text():
+        time.sleep(0.01)
+    pids = (process.pid, int((tmp_path / "ready").read_text()))
+    for _ in range(3):
+        for number, pause in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 0.2)):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(pause)
+    assert process.wait(30) == 0
+    assert [run["state"] for run in project.repro("ls", "--json").json] == ["COMPLETED"]
 
 
 def test_a_cut_run_is_compared_as_far_as_it_came(tmp_path):

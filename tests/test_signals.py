@@ -214,3 +214,123 @@ def _read(master: int) -> bytes:
         return os.read(master, 1 << 16)
     except OSError:  # the other side is closed
         return b""
+
+
+#: Notes the signals that it gets until it has had two of them, and heeds none.
+NOTES = """\
+import signal, sys, time
+seen = []
+for name in sys.argv[1:]:
+    signal.signal(getattr(signal, name), lambda number, frame: seen.append(signal.Signals(number).name))
+open("ready", "w").close()
+deadline = time.monotonic() + 20
+while len(seen) < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(*seen, flush=True)
+"""
+
+
+@pytest.mark.parametrize("gap", [0, 0.03])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("SIGTERM", "SIGINT"),
+        ("SIGINT", "SIGTERM"),
+        ("SIGTERM", "SIGHUP"),
+        ("SIGHUP", "SIGQUIT"),
+        ("SIGUSR1", "SIGTERM"),
+    ],
+)
+def test_two_signals_at_once_both_reach_the_script(project: Project, names: tuple[str, str], gap: float) -> None:
+    """Neither is lost, whichever thread the kernel gives them to; a moment apart they keep their order.
+
+    The run is CANCELLED, and says by which it was told to end.
+    """
+    project.write("a.py", NOTES)
+    process = start(project, "python", "a.py", *names)
+    for name in names:
+        process.send_signal(getattr(signal, name))
+        time.sleep(gap)
+    out, _ = process.communicate(timeout=30)
+    seen = out.decode().split()
+    assert sorted(seen) == sorted(names)
+    found = outcome(project)
+    assert found["state"] == "CANCELLED"
+    ending = [name for name in names if name != "SIGUSR1"]
+    told = found["reason"].removeprefix("told to end by ").split(", ")
+    assert sorted(told) == sorted(ending)
+    if gap:
+        assert (seen, told) == (list(names), ending)
+
+
+@pytest.mark.parametrize("gap", [0, 0.005, 0.03, 0.1])
+@pytest.mark.parametrize("names", [("SIGTERM", "SIGHUP"), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGQUIT")])
+def test_a_second_signal_does_not_lose_the_outcome(project: Project, names: tuple[str, str], gap: float) -> None:
+    """A script that the first one ends is CANCELLED, also where the second comes while its outcome is being made."""
+    project.write("a.py", SLEEPS)
+    process = start(project, "python", "a.py")
+    for name in names:
+        process.send_signal(getattr(signal, name))
+        time.sleep(gap)
+    process.communicate(timeout=30)
+    found = outcome(project)
+    assert found["state"] == "CANCELLED"
+    if gap < 0.01:
+        assert all(name in found["reason"] for name in names)
+
+
+def test_a_signal_while_the_record_is_sealed_is_heeded_before_the_first_line(project: Project) -> None:
+    """What comes between the seal and the gate ends the run as CANCELLED, and no line of the script has run."""
+    project.write("a.py", "open('ran', 'w').close()\n")
+    code = (
+        "import os, signal, sys\n"
+        "from repro.cli import main\n"
+        "from repro.store.store import Store\n"
+        "seal = Store.seal_record\n"
+        "def sealed(store, record):\n"
+        "    found = seal(store, record)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    return found\n"
+        "Store.seal_record = sealed\n"
+        "main.main(['run', '--', 'python', 'a.py'])\n"
+    )
+    command = [str(REPRO.with_name("python")), "-c", code]
+    done = subprocess.run(command, cwd=project.root, env=clean_environment(), capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    found = outcome(project)
+    assert (found["state"], found["reason"]) == (
+        "CANCELLED",
+        "told to end by SIGTERM, SIGHUP; ended by SIGTERM before its first line",
+    )
+    assert not (project.root / "ran").exists()
+
+
+def test_a_run_that_had_ended_by_itself_is_what_it_was(project: Project) -> None:
+    """A signal to a supervisor whose script is over (it stood still meanwhile) makes no CANCELLED of it."""
+    project.write("a.py", "import os, time\nopen('ready', 'w').write(str(os.getpid()))\ntime.sleep(0.5)\n")
+    process = start(project, "python", "a.py")
+    process.send_signal(signal.SIGSTOP)
+    child = int((project.root / "ready").read_text())
+    wait_for(lambda: is_gone(child))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=30)
+    found = outcome(project)
+    assert (process.returncode, found["state"]) == (0, "COMPLETED")
+    assert "SIGHUP came when it was over, and changed nothing" in found["notes"]
+
+
+def test_several_signals_end_a_study_in_order(project: Project) -> None:
+    """SIGTERM, SIGINT and SIGHUP at once end `repro seeds` as Ctrl-C does: what ran is CANCELLED, nothing is LOST."""
+    project.write(
+        "a.py", SLEEPS.replace("'ready'", "'/dev/null'").replace("time.sleep", "print(1, flush=True); time.sleep")
+    )
+    command = [str(REPRO), "seeds", "--n", "2", "--workers", "2", "--", "python", "a.py", "{seed}"]
+    process = subprocess.Popen(command, cwd=project.root, env=clean_environment(), stdout=-1, stderr=-1)
+    wait_for(lambda: len([log for log in project.store.glob("runs/*/stdout.log") if log.stat().st_size]) == 2)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert [run["state"] for run in project.repro("ls", "--json", check=0).json] == ["CANCELLED"] * 2

@@ -15,6 +15,7 @@ from repro.errors import StoreError
 #: The end of the names under which files are written before they are put in place; what has it is litter of a crash.
 TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_MANY = (errno.EMFILE, errno.ENFILE)
 _HARDLY = 1 << 18  # bytes
 _AT_ONCE = 8
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -60,6 +61,8 @@ def _is_full(folder: Path) -> bool:
 
 
 def _hint(number: int | None, path: Path) -> str:
+    if number in _MANY:
+        return "raise the number of files that may be open at once (ulimit -n 1024)"
     if number in _FULL:
         return f"free some space (df -h {path.parent}); what was sealed before is whole"
     if number in _CLOSED:

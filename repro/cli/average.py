@@ -54,6 +54,7 @@ def command(
     """
     if rebasin and method not in driver.SOUPS:
         raise UsageError(f"--rebasin is for --method {' and '.join(driver.SOUPS)}")
+    common.end_on_signals()
     store = common.open_store()
     common.needs_runs(store)
     store = Store.create(store.folder)

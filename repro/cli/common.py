@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from repro.store.store import Store
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else."
 )
+#: Signals within so many seconds are one wish to end.
+_AT_ONCE = 1.0
 #: So long is a line of what only one of two runs has.
 _OUTLINE = 80
 _LONE = re.compile("[\ud800-\udfff]")
@@ -41,10 +44,21 @@ STATE_STYLE = {
 
 
 def end_on_signals() -> None:
-    """Have SIGTERM and SIGHUP end this command as Ctrl-C does, in order; what ``nohup`` ignores is left alone."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+    """Have SIGTERM and SIGHUP end this command as Ctrl-C does, in order; what ``nohup`` ignores is left alone.
+
+    Of several that come at once the first ends it, and the others do not break off how it ends.
+    """
+    last = -_AT_ONCE
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > _AT_ONCE:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)
 
 
 def store_folder(project: Path) -> Path:

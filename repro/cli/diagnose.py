@@ -67,8 +67,8 @@ def command(
         common.say("repro: the first run", dim=True)
         made = execute.execute(asked, store, execute.Options(to_stderr=as_json))
         run_id = made.record.run_id
-        if made.outcome.state == "CANCELLED":
-            raise InterruptedReplay(f"interrupted: the run {run_id} is CANCELLED")
+        if made.told:
+            raise InterruptedReplay(f"interrupted: the run {run_id} is {made.outcome.state}")
     how = diagnose.Asked(runs, as_json, allow_outside_writes, lambda text: common.say(text, dim=True))
     found = diagnose.diagnose(Store.create(store.folder), run_id, how)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import io
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from repro import __version__
-from repro.cli import common
+from repro.cli import common, streams
 from repro.errors import ReproError, UsageError
 
 #: Each command's module and the line that `repro --help` has for it.
@@ -39,7 +38,8 @@ COMMANDS = {
     "sign": "Sign the journal with an SSH key.",
     "schema": "Print the JSON Schema of an experiment file.",
 }
-_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
+_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 class _Commands(click.Group):
@@ -81,26 +81,13 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    _open_streams()
+    streams.settle()
     sys.exit(_guarded(arguments))
-
-
-def _open_streams() -> None:
-    """See to it that the standard streams are open, and can show any name."""
-    for number in range(3):  # in ascending order: each takes the lowest number that is free
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(arguments: list[str] | None) -> int:
     try:
+        streams.check_room()
         code = int(cli.main(arguments, prog_name="repro", standalone_mode=False, color=common.colour()) or 0)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001  (the one place where everything ends)
@@ -145,6 +132,8 @@ def _exit(error: Any) -> int:
 
 
 def _refused(error: Any) -> int:
+    if error.errno in _MANY:
+        return _failed(streams.too_many_files())
     if error.errno not in _DISK:
         return _fault(error)
     if error.filename is None:

@@ -82,6 +82,7 @@ def run(
     **options: Any,
 ) -> int:
     """Run what is missing of a study, and report."""
+    common.end_on_signals()
     if fork_at is not None and (streams is not None or crossed):
         raise UsageError("--fork-at varies the order alone", hint="leave out --vary and --crossed")
     if fork_at is not None:

@@ -60,6 +60,7 @@ def command(
 
     The same command goes on after a kill; where all is there, nothing is trained.
     """
+    common.end_on_signals()
     study = _limited(specification.load(Path(file)), trials, budget)
     if give_up is not None and (dry_run or repeats is not None or study.table is not None):
         raise UsageError("--give-up is of a study's trainings", hint=f"repro tune {file} --give-up {give_up}")

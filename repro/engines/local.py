@@ -7,22 +7,19 @@ import ctypes
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from repro.base.process import die_with_parent
 from repro.engines import output, watchdog
 from repro.engines.limits import Over, RunLimits
 from repro.engines.output import Channel, Listener
+from repro.engines.signals import ENDING, Relay, send_group
 
 _PR_SET_CHILD_SUBREAPER = 36
-#: What a terminal sends goes to the whole process group, as it does there; the rest to the first process alone.
-_OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-_OF_A_SENDER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_ENDING = (*_OF_A_TERMINAL, signal.SIGTERM)
 _GRACE = 5.0
 _POLITE_TURNS = 50
 
@@ -34,7 +31,7 @@ class Command(NamedTuple):
     ``stderr.log`` in ``folder`` and on to this process's own (with ``to_stderr`` all of it to standard error, with
     ``quiet`` nothing), through a terminal where ours is one. A ``gated`` interpreter waits for `LocalProcess.release`.
     ``listener`` is called with whole lines of output, by one thread at a time; a carriage return ends one as well.
-    ``limits`` count from its release on.
+    ``limits`` count from its release on. ``relay`` passes signals on to it; it is begun and ended by who made it.
     """
 
     words: Sequence[str]
@@ -48,6 +45,7 @@ class Command(NamedTuple):
     quiet: bool = False
     listener: Listener | None = None
     limits: RunLimits = RunLimits()
+    relay: Relay | None = None
 
     def channels(self) -> list[Channel]:
         """Open the channels of its output and errors, not yet started."""
@@ -57,7 +55,8 @@ class Command(NamedTuple):
 class End(NamedTuple):
     """How the job's first process ended: its exit code or signal, and the signals that were passed on to it.
 
-    ``lost`` says why it was never forked, or what it was taken along by; ``over`` for which limit it was ended.
+    ``lost`` says why it was never forked, or what it was taken along by; ``over`` for which limit it was ended. One
+    that has not ``begun`` was told to end before its first line, and never ran any user code.
     """
 
     code: int | None
@@ -65,6 +64,8 @@ class End(NamedTuple):
     forwarded: list[int]
     lost: str | None = None
     over: Over | None = None
+    begun: bool = True
+    unwritten: Mapping[str, str] = MappingProxyType({})
 
 
 class First(Protocol):
@@ -104,12 +105,15 @@ class LocalProcess:
         channels: list[Channel],
         limits: RunLimits,
         spared: Sequence[int] = (),
+        relay: Relay | None = None,
     ) -> None:
         self._process = process
         self._gate = gate
         self._channels = channels
         self._spared = frozenset(spared)
-        self._signals: _Signals | None = None
+        self._own_relay = Relay() if relay is None else None
+        self._relay = relay or self._own_relay or Relay()
+        self._told: list[int] = []
         self._limits = limits
         self._watchdog: watchdog.Watchdog | None = None
 
@@ -121,21 +125,30 @@ class LocalProcess:
     def release(self) -> None:
         """Let the interpreter enter user code; from here on signals are its own.
 
-        One that is gone already (SIGKILL, a broken start) is not an error.
+        One that is gone already (SIGKILL, a broken start) is not an error. One that was told to end meanwhile, and
+        waits, is ended here.
         """
+        if self._own_relay is not None:
+            self._own_relay.begin()
+        if self._gate is not None and not ENDING.isdisjoint(self._relay.waiting):
+            self._told = list(self._relay.waiting)
+            self.abandon()
+            return
         pid = self._process.pid
         if pid is not None:
-            self._signals = _Signals(pid, self._channels, self.patience)
-            self._signals.begin()
-            if self._limits != RunLimits() or self.enough is not None:
-                self._watchdog = watchdog.Watchdog(
-                    self._limits, self._members, lambda number: _signal_group(pid, number), self.enough
-                )
-                self._watchdog.start()
+            self._relay.aim(pid, self._channels, self.patience)
+            self._watch(pid)
         if self._gate is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._gate, b"!")
             self._close_gate()
+
+    def _watch(self, pid: int) -> None:
+        if self._limits != RunLimits() or self.enough is not None:
+            self._watchdog = watchdog.Watchdog(
+                self._limits, self._members, lambda number: send_group(pid, number), self.enough, pid
+            )
+            self._watchdog.start()
 
     def abandon(self) -> None:
         """End a process that waits: it leaves without having run any user code."""
@@ -153,18 +166,22 @@ class LocalProcess:
 
     def wait(self) -> End:
         """Wait for the end, passing signals on; processes that the job left behind are ended too."""
+        if self._told:
+            return End(None, self._told[0], self._told, begun=False)
         try:
+            self._relay.wait()
             code = self._process.wait()
+            self._relay.over()
             over = self._end_watch()
             if self._process.pid is not None:
                 _end_group(self._process.pid)
             _end_children(self._spared)
             self._finish()
         finally:
-            if self._signals is not None:
-                self._signals.end()
-        forwarded = [] if self._signals is None else self._signals.forwarded
-        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded, over=over)
+            if self._own_relay is not None:
+                self._own_relay.end()
+        forwarded, unwritten = list(self._relay.forwarded), self._unwritten()
+        return End(code if code >= 0 else None, -code if code < 0 else None, forwarded, over=over, unwritten=unwritten)
 
     def _members(self) -> set[int]:
         """Return the job's processes, also those in sessions of their own."""
@@ -175,86 +192,23 @@ class LocalProcess:
         """Send nothing more for a limit; return the one that was broken."""
         return None if self._watchdog is None else self._watchdog.end()
 
+    def _unwritten(self) -> dict[str, str]:
+        named = zip(("standard output", "standard error"), self._channels, strict=True)
+        return {name: channel.failure for name, channel in named if channel.failure is not None}
+
     def _finish(self) -> None:
         for channel in self._channels:
             channel.finish()
-
-
-class _Signals:
-    """Passes on to a job what is sent to us; what we were told to ignore (``nohup``) is left alone."""
-
-    def __init__(self, group: int, channels: Sequence[Channel], patience: float | None = None) -> None:
-        self.forwarded: list[int] = []
-        self._patience = patience
-        self._timer: threading.Timer | None = None
-        self._group = group
-        self._channels = channels
-        self._before: dict[int, Any] = {}
-
-    def begin(self) -> None:
-        """Take the signals over."""
-        actions: dict[int, Any] = {
-            **dict.fromkeys(_OF_A_TERMINAL, self._to_group),
-            **dict.fromkeys(_OF_A_SENDER, self._to_first),
-            signal.SIGTSTP: self._stop,
-            signal.SIGWINCH: self._resize,
-        }
-        for number, action in actions.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, action)
-
-    def end(self) -> None:
-        """Give them back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _note(self, number: int) -> None:
-        self.forwarded.append(number)
-        if self._patience is not None and self._timer is None and number in _ENDING:
-            self._timer = threading.Timer(self._patience, _signal_group, (self._group, signal.SIGKILL))
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _to_group(self, number: int, _frame: Any) -> None:
-        self._note(number)
-        _signal_group(self._group, number)
-
-    def _to_first(self, number: int, _frame: Any) -> None:
-        self._note(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._group, number)
-
-    def _stop(self, _number: int, _frame: Any) -> None:
-        """Stop with the job, and go on with it: a group in a session of its own does not heed SIGTSTP."""
-        _signal_group(self._group, signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        _signal_group(self._group, signal.SIGCONT)
-
-    def _resize(self, number: int, _frame: Any) -> None:
-        for channel in self._channels:
-            channel.resize()
-        _signal_group(self._group, number)
 
 
 def _end_group(group: int) -> None:
     """Ask the rest of a process group to end, then make it."""
     deadline = time.monotonic() + _GRACE
     number = int(signal.SIGTERM)
-    while _signal_group(group, number) and time.monotonic() < deadline + 1:
+    while send_group(group, number) and time.monotonic() < deadline + 1:
         _reap()
         number = int(signal.SIGKILL) if time.monotonic() > deadline else 0
         time.sleep(0.01)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def launch(command: Command) -> LocalProcess:
@@ -289,7 +243,7 @@ def launch(command: Command) -> LocalProcess:
             os.close(read_end)
         if standard_input is not None and standard_input >= 0:
             os.close(standard_input)
-    return LocalProcess(process, write_end, channels, command.limits)
+    return LocalProcess(process, write_end, channels, command.limits, relay=command.relay)
 
 
 def _standard_input(command: Command) -> int | None:

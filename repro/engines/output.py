@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import select
 import sys
 import termios
 import threading
@@ -82,6 +83,8 @@ class Channel:
         self._reading = False
         self._pieces = 0
         self._given_up = False
+        #: Why what came could not be passed on from some point; the log has it all the same.
+        self.failure: str | None = None
 
     def start(self) -> None:
         """Close the child's side here, as the child has it by now or never will, and begin to pass output on."""
@@ -120,8 +123,8 @@ class Channel:
                     _write_all(out, data)
             except BrokenPipeError:  # as under plain python: the child's next write finds nobody either
                 break
-            except OSError:
-                out = None
+            except OSError as error:
+                out, self.failure = None, error.strerror
         os.close(self._source)
         self._log.close()
         if self._lines is not None:
@@ -141,7 +144,10 @@ class Channel:
 def _write_all(out: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(out, view) :]
+        try:
+            view = view[os.write(out, view) :]
+        except BlockingIOError:  # whoever started us does not wait on it
+            select.select([], [out], [])
 
 
 def _terminal(out: int) -> tuple[int, int]:

@@ -24,7 +24,6 @@ from typing import Any, Self
 from repro.base import scratch
 from repro.base.process import die_with_parent
 from repro.engines import local
-from repro.engines.limits import RunLimits
 from repro.engines.local import Command, LocalProcess
 from repro.engines.output import Channel
 
@@ -202,7 +201,7 @@ class _Template:
             os.close(read_end)
             for channel in channels:
                 channel.start()
-        return WarmProcess(_Worker(self), write_end, channels, command.limits, self._process.pid)
+        return WarmProcess(_Worker(self), write_end, channels, command, self._process.pid)
 
     def close(self) -> None:
         """End the template, and a worker that it has with it."""
@@ -217,8 +216,8 @@ class WarmProcess(LocalProcess):
 
     warm = True
 
-    def __init__(self, worker: _Worker, gate: int, channels: list[Channel], limits: RunLimits, template: int) -> None:
-        super().__init__(worker, gate, channels, limits, spared=[template])
+    def __init__(self, worker: _Worker, gate: int, channels: list[Channel], command: Command, template: int) -> None:
+        super().__init__(worker, gate, channels, command.limits, [template], command.relay)
         self._worker = worker
 
     def wait(self) -> local.End:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from repro.engines.limits import Over, RunLimits
+from repro.engines.signals import has_ended, open_process
 
 _GRACE = 5.0
-#: Seconds between two looks at the memory, and between two at the clock.
+#: Seconds between two looks; so much longer than it wanted a pause may take where it is not that we were stopped.
 _TICK = 0.1
-_LONG_TICK = 1.0
+_DELAY = 0.1
 #: A look that takes long is taken the less often: watching may cost this share of the time.
 _SHARE = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -25,8 +26,8 @@ class Watchdog:
     """Watches from `start` to `end`, in a thread of its own.
 
     ``members`` are the processes of the job now, ``send`` sends them a signal. Time in which this process was stopped
-    (Ctrl-Z) does not count. ``enough`` says, after so many seconds, that the job has gone far enough: it is
-    ended at once.
+    (Ctrl-Z, a machine that sleeps) does not count, and a job whose ``first`` process has ended is beyond no limit.
+    ``enough`` says, after so many seconds, that the job has gone far enough: it is ended at once.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Watchdog:
         members: Callable[[], Iterable[int]],
         send: Callable[[int], object],
         enough: Callable[[float], bool] | None = None,
+        first: int | None = None,
     ) -> None:
         self._enough = enough
+        self._first = None if first is None else open_process(first)
         self._limits = limits
         self._members = members
         self._send = send
@@ -52,18 +55,22 @@ class Watchdog:
         """Send nothing any more, the job's first process being gone; return the limit that was broken."""
         self._done.set()
         self._thread.join()
+        if self._first is not None:
+            os.close(self._first)
+            self._first = None
         return self._over
 
     def _watch(self) -> None:
-        spent, before = 0.0, time.monotonic()
+        spent, before, used = 0.0, time.monotonic(), time.thread_time()
         while (over := self._look(spent)) is None:
-            pause = self._pause(spent, time.monotonic() - before)
+            worked = time.thread_time() - used  # a look takes no time to speak of beyond that, unless we are stopped
+            pause = self._pause(spent, worked)
             if self._done.wait(pause):
                 return
             now = time.monotonic()
-            spent += min(now - before, pause + _LONG_TICK)
-            before = now
-        if self._done.is_set():  # it ended by itself while we looked
+            spent += min(now - before, pause + worked + _DELAY)
+            before, used = now, time.thread_time()
+        if self._done.is_set() or has_ended(self._first):  # it ended by itself while we looked, or were stopped
             return
         self._over = over
         if over.what == "enough":
@@ -85,8 +92,7 @@ class Watchdog:
 
     def _pause(self, spent: float, looked: float) -> float:
         """Return how long to wait for the next look, after one that took so long."""
-        is_idle = self._limits.memory is None and self._enough is None
-        tick = _LONG_TICK if is_idle else max(_TICK, looked / _SHARE)
+        tick = max(_TICK, looked / _SHARE) if self._limits.memory or self._enough else _TICK
         return tick if self._limits.time is None else max(0.001, min(tick, self._limits.time - spent))
 
 

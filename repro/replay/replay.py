@@ -138,10 +138,12 @@ def _obstacle(store: Store, record: Record, outcome: Outcome | None) -> tuple[st
 
 def _go_on(result: execute.Result) -> None:
     """Raise InterruptedReplay where a replay was told to end; what was logged of it for others is taken away."""
-    if result.outcome.state == "CANCELLED":
+    if result.told:
         for name in ("trace", "values"):
             shutil.rmtree(result.folder / name, ignore_errors=True)
-        raise InterruptedReplay(f"interrupted: the replay {result.record.run_id} is CANCELLED and has no verdict")
+        raise InterruptedReplay(
+            f"interrupted: the replay {result.record.run_id} is {result.outcome.state} and has no verdict"
+        )
 
 
 def _not_replayable(record: Record, reason: str, hint: str | None) -> Replayed:

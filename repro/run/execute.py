@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -16,6 +17,7 @@ import msgspec
 from repro.base import clock, files, journal, scratch
 from repro.engines import limits, local
 from repro.engines.limits import Over, RunLimits
+from repro.engines.signals import ENDING, Relay
 from repro.environments.elsewhere import Elsewhere
 from repro.errors import StoreError, UsageError
 from repro.record.values import LOST_POINTS, OVER_MEMORY, OVER_TIME, Outcome, Record, State, was_limited
@@ -27,18 +29,16 @@ from repro.store.store import Store
 from repro.worker import losses
 from repro.worker.job import Job
 
-_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
-
 
 @dataclass(frozen=True)
 class Result:
-    """A run that is over."""
+    """A run that is over; ``told`` says that somebody wanted it to end, also where it had ended by itself by then."""
 
     record: Record
     record_digest: str
     outcome: Outcome
     folder: Path
-    forwarded: list[int]
+    told: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class _Execution:
             losses.make(str(self.folder))
         self.scanner = Scanner(self.folder, asked.patterns) if asked.patterns else None
         self.process: local.LocalProcess | None = None
+        self.relay = Relay()
         self.started = clock.now()
         self.started_ns = time.time_ns()
         self._sealed = False
@@ -124,6 +125,7 @@ class _Execution:
         if self.options.start is not None:
             captured = self._continue(captured, self.options.start)
         captured = _telling(captured, launch=captured.record.circumstances["launch"] | self._launched())
+        self.relay.begin()  # from here to its outcome nothing that is sent may lose the run
         digest = self.store.seal_record(captured.record)
         trust.mark(self.store.run_folder(captured.record.run_id), digest)
         self._sealed = True
@@ -174,9 +176,12 @@ class _Execution:
                     stdin=self.asked.program,
                     listener=self.scanner,
                     limits=self.options.limits,
+                    relay=self.relay,
                 )
             )
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # that says nothing of the program
+                raise
             raise UsageError(f"cannot start {command[0]}: {error.strerror}", hint="can it be executed here?") from error
 
     def _job(self, keep: list[str]) -> Job:
@@ -229,14 +234,27 @@ class _Execution:
             started=self.started,
             exit_code=end.code,
             signal_number=None if _is_enough(end) else end.signal,
-            reason=LOST_POINTS if is_short else _reason(end),
             files=files,
             notes=[] if self.scanner is None else self.scanner.notes(),
         )
-        self.store.seal_outcome(outcome)
+        sealed: list[Outcome] = []
+
+        def complete(outcome: Outcome) -> Outcome:
+            told = self._told(end)
+            notes = [*outcome.notes, *_beside(end, told)]
+            sealed.append(
+                msgspec.structs.replace(outcome, reason=LOST_POINTS if is_short else _reason(end, told), notes=notes)
+            )
+            return sealed[0]
+
+        self.store.seal_outcome(outcome, complete)
         if self.options.given is None:
             leftovers.remember_outputs(self.store, self.asked.root, files.stats)
-        return Result(captured.record, digest, outcome, self.folder, end.forwarded)
+        return Result(captured.record, digest, sealed[0], self.folder, bool(self._told(end)))
+
+    def _told(self, end: local.End) -> list[int]:
+        """Return the signals that meant the run to end, until now."""
+        return [number for number in (*end.forwarded, *self.relay.late) if number in ENDING]
 
     def _check_room(self, end: local.End) -> None:
         """Raise StoreError where a run failed on a full disk: that tells nothing of its recipe. It is LOST then."""
@@ -250,6 +268,7 @@ class _Execution:
         os.close(self._lock)
         if not self._sealed:
             self.store.settle(self.run_id)
+        self.relay.end()
         scratch.tidy()
 
 
@@ -264,7 +283,7 @@ def _state(end: local.End) -> State:
 
     LOST is one that was taken along by what it was forked from.
     """
-    if not _ENDING.isdisjoint(end.forwarded):
+    if not ENDING.isdisjoint(end.forwarded):
         return "CANCELLED"
     if end.lost:
         return "LOST"
@@ -275,20 +294,36 @@ def _state(end: local.End) -> State:
     return "COMPLETED" if end.code == 0 else "FAILED"
 
 
-def _reason(end: local.End) -> str | None:
+def _reason(end: local.End, told: list[int]) -> str | None:
     if end.lost:
         return end.lost
     if _is_enough(end):
         return "ended by repro: it had gone as far as it was to"
-    if end.over is not None and _ENDING.isdisjoint(end.forwarded):
+    is_cancelled = not ENDING.isdisjoint(end.forwarded)
+    if end.over is not None and not is_cancelled:
         return _broken(end.over)
+    how = f"exit code {end.code}" if end.code else None
     if end.signal is not None:
-        return f"ended by {signal.Signals(end.signal).name}"
-    return None if end.code == 0 else f"exit code {end.code}"
+        how = f"ended by {signal.Signals(end.signal).name}" + ("" if end.begun else " before its first line")
+    if not is_cancelled or told == [end.signal]:
+        return how
+    return "; ".join(filter(None, [f"told to end by {_named(told)}", how]))
+
+
+def _named(numbers: list[int]) -> str:
+    return ", ".join(dict.fromkeys(signal.Signals(number).name for number in numbers))
+
+
+def _beside(end: local.End, told: list[int]) -> list[str]:
+    """Say what of its output got lost on its way, and what came for a run that had ended by itself."""
+    notes = [f"{name} could not be written ({why}): the run's log has it" for name, why in end.unwritten.items()]
+    if told and ENDING.isdisjoint(end.forwarded):
+        notes.append(f"{_named(told)} came when it was over, and changed nothing")
+    return notes
 
 
 def _is_enough(end: local.End) -> bool:
-    return end.over is not None and end.over.what == "enough" and _ENDING.isdisjoint(end.forwarded)
+    return end.over is not None and end.over.what == "enough" and ENDING.isdisjoint(end.forwarded)
 
 
 def _broken(over: Over) -> str:

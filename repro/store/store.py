@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -197,10 +197,14 @@ class Store:
         """Put a record on the disk, whole, synced, read-only and in the journal; return its digest."""
         return self._seal(self.run_folder(record.run_id) / "record.json", "record", record.run_id, seal(record))
 
-    def seal_outcome(self, outcome: Outcome) -> str:
-        """Put an outcome on the disk, with what it names made read-only; return its digest."""
+    def seal_outcome(self, outcome: Outcome, complete: Callable[[Outcome], Outcome] = lambda outcome: outcome) -> str:
+        """Put an outcome on the disk, with what it names made read-only; return its digest.
+
+        ``complete`` adds what is known at the last moment: to make files read-only and durable takes its time.
+        """
         folder = self.run_folder(outcome.run_id)
         files.make_final(folder / name for name in outcome.files)
+        outcome = complete(outcome)
         found = self._seal(folder / "outcome.json", "outcome", outcome.run_id, seal(outcome))
         (self.open / outcome.run_id).unlink(missing_ok=True)
         return found
