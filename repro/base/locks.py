@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repro.base import clock
+from repro.base import holders
 from repro.base.files import disk_errors
 
 _A_MOMENT = 0.02  # seconds
@@ -47,22 +47,15 @@ def sole(path: Path) -> Iterator[None]:
     try:
         while not _taken(fd):
             found = _read(fd)
-            if _lives(found):
+            if holders.lives(found):
                 raise BlockingIOError(f"process {found['pid']} on {found['host']}")
             time.sleep(_A_MOMENT)
         with disk_errors("lock", path):
             os.ftruncate(fd, 0)
-            os.pwrite(fd, holder(), 0)
+            os.pwrite(fd, holders.note(), 0)
         yield
     finally:
         os.close(fd)
-
-
-def holder() -> bytes:
-    """Return what a lock's file says of this process when it holds it."""
-    pid = os.getpid()
-    found = {"host": os.uname().nodename, "boot": clock.boot_id(), "pid": pid, "start": clock.process_start(pid)}
-    return json.dumps(found).encode()
 
 
 def _taken(fd: int) -> bool:
@@ -78,13 +71,6 @@ def _read(fd: int) -> dict[str, Any]:
         return dict(json.loads(os.pread(fd, 1 << 12, 0)))
     except ValueError:  # it is being written
         return {}
-
-
-def _lives(found: dict[str, Any]) -> bool:
-    """Say whether the process that a lock's file tells of is there; one of another host is taken to be."""
-    if found.get("host") != os.uname().nodename:
-        return "host" in found
-    return (found["boot"], found["start"]) == (clock.boot_id(), clock.process_start(found["pid"]))
 
 
 @contextlib.contextmanager

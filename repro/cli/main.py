@@ -31,6 +31,7 @@ COMMANDS = {
     "show": "Show a run: record, what it observed, outcome.",
     "log": "Show a run's metrics.",
     "diff": "Show how two runs differ.",
+    "recover": "Settle the runs whose supervisor is gone.",
     "lock": "Pin the environment, with hashes.",
     "verify": "Check that no sealed file was changed.",
     "docker": "Rebuild a run's environment as an image, and run it there.",

@@ -285,14 +285,18 @@ def _end_children(spared: frozenset[int]) -> None:
 
 
 def kill_left(folder: Path) -> int:
-    """Kill every process that belongs to the job of ``folder`` and outlived its supervisor; return how many."""
-    mark = b"REPRO_JOB=" + os.fsencode(folder)
+    """Kill every process that belongs to the job of ``folder`` and outlived its supervisor; return how many.
+
+    A job's folder has a name of its own, and in a container may have lain elsewhere.
+    """
+    end = b"/" + os.fsencode(folder.name)
     count = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            if any(pair.startswith(b"REPRO_JOB=") and pair.endswith(end) for pair in variables):
                 os.kill(int(entry.name), signal.SIGKILL)
                 count += 1
     return count

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from repro.base import clock, files, journal, scratch
+from repro.base import clock, files, holders, journal, scratch
 from repro.engines import limits, local
 from repro.engines.limits import Over, RunLimits
 from repro.engines.signals import ENDING, Relay
@@ -82,6 +82,7 @@ def execute(asked: Request, store: Store, options: Options) -> Result:
         StoreError: when the store cannot be written.
     """
     seal.check_arguments(asked)
+    recover.recover(store)  # before it begins: what was over by then is no run that went on beside it
     execution = _Execution(asked, store, options)
     try:
         return execution.run()
@@ -102,6 +103,7 @@ class _Execution:
         self.run_id = clock.new_run_id()
         self._journal_end = journal.end(store.journal)
         self.folder, self._lock = store.new_run(self.run_id)
+        self.lease = holders.Lease(self._lock)
         self.env |= {"REPRO_JOB": str(self.folder)}
         with files.disk_errors("write", self.folder):
             losses.make(str(self.folder))
@@ -139,7 +141,7 @@ class _Execution:
         if self.options.enough is not None:
             self.process.enough = functools.partial(self.options.enough, self.folder)
         self.process.release()
-        recover.recover(self.store)
+        self.lease.begin()
         end = self.process.wait()
         self._over = True
         return self._conclude(captured, digest, end)
@@ -265,6 +267,7 @@ class _Execution:
         """Let go of the run; one that was never sealed leaves nothing behind."""
         if self.process is not None and not self._over:
             self.process.abandon()
+        self.lease.end()
         os.close(self._lock)
         if not self._sealed:
             self.store.settle(self.run_id)

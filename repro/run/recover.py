@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Container
 from datetime import datetime
 from pathlib import Path
 
@@ -18,34 +19,38 @@ from repro.store.store import Store
 _PATIENCE = 10.0  # seconds for killed processes to be gone
 
 
-def recover(store: Store) -> None:
-    """Conclude every run whose supervisor is gone.
+def recover(store: Store, dead: Container[str] = ()) -> list[str]:
+    """Conclude every run whose supervisor is gone, and return which; those of ``dead`` hosts too, as their user says.
 
     One that cannot be concluded (the disk is full, its record is damaged) stays open for the next writer: it must not
     keep anybody from running. It is shown as LOST meanwhile, and `verify` names what is damaged.
     """
+    settled = []
     for run_id in store.open_runs():
         with contextlib.suppress(StoreError, OSError):
-            _recover(store, run_id)
+            settled += [run_id] if _recover(store, run_id, dead) else []
     with contextlib.suppress(OSError):
         store.sweep()
+    return settled
 
 
-def _recover(store: Store, run_id: str) -> None:
-    """Conclude one run if it is over."""
+def _recover(store: Store, run_id: str, dead: Container[str]) -> bool:
+    """Conclude one run if it is over; say whether it was, and is sealed now."""
     folder = store.run_folder(run_id)
-    if store.alive(run_id) != "LOST":
-        return
+    found = store.alive(run_id)
+    if found == "RUNNING" or (found == "UNKNOWN" and store.holder(run_id).get("host") not in dead):
+        return False
     try:
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         store.forget(run_id)
-        return
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _conclude(store, run_id)
     finally:  # BlockingIOError: another writer is at it
         os.close(fd)
+    return (folder / "outcome.json").exists()
 
 
 def _conclude(store: Store, run_id: str) -> None:

@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from repro.base import clock, digest, files, journal, locks, scratch
+from repro.base import clock, digest, files, holders, journal, locks, scratch
 from repro.errors import StoreDamagedError, StoreError, UsageError
 from repro.record.values import Attachment, Outcome, Record, State, seal, unseal
 from repro.store.code import CodeRepository
@@ -139,7 +139,7 @@ class Store:
             (self.open / run_id).touch()
             for name in RUN_FOLDERS:
                 (beginning / name).mkdir(parents=True)
-            lock = locks.acquire(beginning / "lock", locks.holder())
+            lock = locks.acquire(beginning / "lock", holders.note())
             beginning.rename(folder)
             files.sync_folder(self.runs)
         return folder, lock
@@ -333,16 +333,25 @@ class Store:
         outcome = self.outcome(run_id)
         return (alive if outcome is None else outcome.state), outcome
 
-    def alive(self, run_id: str) -> Literal["RUNNING", "LOST", "UNKNOWN"]:
-        """Return RUNNING, LOST or UNKNOWN for a run without an outcome: by its lock, not by a guess."""
+    def alive(self, run_id: str) -> holders.State:
+        """Return RUNNING, LOST or UNKNOWN for a run without an outcome: by its lock and its lease, not by a guess."""
         lock = self.run_folder(run_id) / "lock"
         try:
-            holder = json.loads(lock.read_bytes() or b"{}")
-            if holder.get("host") not in (None, os.uname().nodename):
-                return "UNKNOWN"
-            return "RUNNING" if locks.is_held(lock) else "LOST"
-        except (OSError, ValueError):
+            if locks.is_held(lock):
+                return "RUNNING"
+            found, age = self.holder(run_id), holders.age(lock)
+        except FileNotFoundError:
             return "LOST"
+        except OSError:  # of another user, or on a server that is away
+            return "UNKNOWN"
+        return holders.state(found, age, is_local=holders.is_local(lock))
+
+    def holder(self, run_id: str) -> dict[str, Any]:
+        """Return what a run's lock says of its supervisor, nothing where it says nothing. Raises OSError."""
+        try:
+            return _entry((self.run_folder(run_id) / "lock").read_bytes())
+        except FileNotFoundError:
+            return {}
 
 
 def _entry(line: bytes) -> dict[str, Any]:
