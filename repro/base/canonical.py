@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import rfc8785
 
 _SAFE = 2**53 - 1
+_NESTED = (dict, list)
 
 
 def _tag(value: Any) -> Any:
@@ -56,15 +57,16 @@ def _tag_mapping(value: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _untag(value: Any) -> Any:
+    # Most values are scalars: they are not worth a call.
     if isinstance(value, list):
-        return [_untag(item) for item in value]
+        return [_untag(item) if isinstance(item, _NESTED) else item for item in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         ((key, item),) = value.items()
         if key in _TAGS:
             return _TAGS[key](item)
-    return {key: _untag(item) for key, item in value.items()}
+    return {key: _untag(item) if isinstance(item, _NESTED) else item for key, item in value.items()}
 
 
 _TAGS: dict[str, Any] = {
@@ -92,11 +94,17 @@ def loads(data: bytes | str) -> Any:
     Raises:
         ValueError: when ``data`` is not JSON, or holds a tag that `dumps` does not write.
     """
+    mark: Any = '"$' if isinstance(data, str) else b'"$'
     try:
-        return _untag(json.loads(data, parse_constant=_refuse))
+        value = json.loads(data, parse_constant=_refuse)
+        return _untag(value) if mark in data or _ESCAPED[type(mark)] in data else value
     except (TypeError, AttributeError, RecursionError) as error:
         msg = f"not canonical JSON: {error}"
         raise ValueError(msg) from error
+
+
+#: A tag may be written with an escape where somebody else wrote it.
+_ESCAPED: dict[type, Any] = {str: "\\u0024", bytes: b"\\u0024"}
 
 
 def _refuse(constant: str) -> NoReturn:
