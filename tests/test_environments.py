@@ -309,7 +309,7 @@ def test_the_cache_is_bounded_and_spares_what_is_in_use(tmp_path: Path) -> None:
         folder = root / f"{number:02d}"
         folder.mkdir(parents=True)
         marker = folder / "repro-environment.json"
-        marker.write_text(json.dumps({"folder": str(folder)}))
+        marker.write_text(json.dumps({"folder": str(folder), "checked": "RECORD"}))
         os.utime(marker, (number, number))
     with (root / "01.lock").open("w") as held:
         import fcntl

@@ -65,7 +65,7 @@ def edited(record: str, *, thorough: bool = False) -> dict[str, str | None]:
             stat = os.stat(site + path)
             if not thorough and stat.st_mtime_ns <= since and size == str(stat.st_size):
                 continue
-            now = _hash(site + path, wanted.partition("=")[0])
+            now = hash_of(site + path, wanted.partition("=")[0])
         except OSError:
             now = None
         if now != wanted:
@@ -95,7 +95,7 @@ class Claims:
         return any(other != info and wanted == now for other, wanted in self._hashes.get(path, ()))
 
 
-def _hash(path: str, kind: str) -> str:
+def hash_of(path: str, kind: str) -> str:
     """Return a file's hash as RECORD writes it: URL-safe base 64 without padding."""
     state = hashlib.new(kind)
     with open(path, "rb", buffering=0) as handle:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from repro.base.process import die_with_parent
+from repro.base.process import die_with_parent, kill_where
 from repro.engines import output, watchdog
 from repro.engines.limits import Over, RunLimits
 from repro.engines.output import Channel, Listener
@@ -290,13 +290,4 @@ def kill_left(folder: Path) -> int:
     A job's folder has a name of its own, and in a container may have lain elsewhere.
     """
     end = b"/" + os.fsencode(folder.name)
-    count = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            if any(pair.startswith(b"REPRO_JOB=") and pair.endswith(end) for pair in variables):
-                os.kill(int(entry.name), signal.SIGKILL)
-                count += 1
-    return count
+    return kill_where(lambda pair: pair.startswith(b"REPRO_JOB=") and pair.endswith(end))

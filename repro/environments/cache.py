@@ -1,8 +1,9 @@
 """Environments built from locks: one folder each, named by what it is built of, whole or not used.
 
-A build holds its environment's lock, and so does the pip that it starts; the last thing it writes is the marker. What
-has no marker when the lock is free was left by a build that was killed, and is built anew. A replay shares the lock
-while it runs, so that nothing is taken away beneath it.
+A build holds its environment's lock, and so does every process that writes to it. Each ends with its build; what has
+the mark of the build in its variables all the same is ended by the next one. The last thing that is written is the
+marker, when each file is what its wheel says. What has no marker when the lock is free was left by a build that was
+killed, and is built anew. A replay shares the lock while it runs, so that nothing is taken away beneath it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,31 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.base import digest, files, process
-from repro.environments import locks, pip, wheels
+from repro.base import digest, files, holders, process
+from repro.environments import locks, pip, wheels, whole
 from repro.environments.recorded import Python, Source
 from repro.errors import EnvironmentMismatchError
 from repro.store.store import Store
 
 #: Beyond so many, those that were not used for longest are removed by the next build.
 MOST = 8
+_MARK = "REPRO_BUILD"
+#: What was compared before the marker was written.
+_CHECKED = "RECORD"
+#: Seconds between two looks at a lock, at first and at most, and for killed processes to be gone.
+_A_MOMENT, _OFTEN, _PATIENCE = 0.02, 0.5, 10.0
+#: Compiles a folder on all cores; its workers end with it.
+_COMPILE = """\
+import compileall, concurrent.futures, ctypes, functools, sys
+end = functools.partial(ctypes.CDLL(None).prctl, 1, 9)
+futures = concurrent.futures
+futures.ProcessPoolExecutor = functools.partial(futures.ProcessPoolExecutor, initializer=end)
+compileall.compile_dir(sys.argv[1], quiet=2, workers=0)
+"""
 _ENTRY = re.compile(r"^([\w.-]+)\s*=\s*([\w.]+)\s*:\s*([\w.]+)", re.MULTILINE)
 
 Say = Callable[[str], None]
@@ -87,10 +101,13 @@ def get(store: Store, source: Source, python: Python, say: Say) -> Built:
 
 def _settle(built: Built, store: Store, source: Source, python: Python, wheel: tuple[str, bytes], say: Say) -> None:
     """Return with the environment whole and its lock shared."""
-    fcntl.flock(built.lock, fcntl.LOCK_SH)
+    _wait(built, fcntl.LOCK_SH, say)
     while not _is_ready(built):
         fcntl.flock(built.lock, fcntl.LOCK_UN)
-        _wait(built.lock, say)
+        _wait(built, fcntl.LOCK_EX, say)
+        os.ftruncate(built.lock, 0)
+        os.pwrite(built.lock, holders.note(), 0)
+        _end_left(built.folder)
         if not _is_whole(built.folder):
             _build(built, store, source, python, say)
         _add_self(built, wheel)
@@ -98,12 +115,37 @@ def _settle(built: Built, store: Store, source: Source, python: Python, wheel: t
     os.utime(_marker(built.folder))
 
 
-def _wait(lock: int, say: Say) -> None:
+def _wait(built: Built, how: int, say: Say) -> None:
+    """Take the lock when it is free; what a build that is gone left going on, and holds it, is ended."""
+    tries = 0
+    while not _is_taken(built.lock, how):
+        if not holders.lives(_read(built.folder.with_suffix(".lock"))):
+            _end_left(built.folder)
+        if tries == 1:
+            say("repro: this environment is being built, or used with another repro; waiting")
+        tries += 1
+        time.sleep(min(_A_MOMENT * tries, _OFTEN))
+
+
+def _is_taken(lock: int, how: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
-        say("repro: this environment is being built, or used with another repro; waiting")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        return False
+    return True
+
+
+def _marks(folder: Path) -> dict[str, str]:
+    """Return the variables by which the processes of an environment's build are known."""
+    return {_MARK: str(folder)}
+
+
+def _end_left(folder: Path) -> None:
+    """End every process that a build of this environment left, and wait until it is gone."""
+    mark = f"{_MARK}={folder}".encode()
+    deadline = time.monotonic() + _PATIENCE
+    while process.kill_where(mark.__eq__) and time.monotonic() < deadline:
+        time.sleep(_A_MOMENT)
 
 
 def _marker(folder: Path) -> Path:
@@ -124,7 +166,8 @@ def _read(path: Path) -> dict[str, str]:
 
 def _is_whole(folder: Path) -> bool:
     """Say whether an environment was built to its end, here: one that was moved does not run."""
-    return _read(_marker(folder)).get("folder") == str(folder)
+    found = _read(_marker(folder))
+    return found.get("folder") == str(folder) and found.get("checked") == _CHECKED
 
 
 def _is_ready(built: Built) -> bool:
@@ -135,25 +178,50 @@ def _build(built: Built, store: Store, source: Source, python: Python, say: Say)
     folder = built.folder
     if folder.exists():
         say("repro: a build of this environment was killed; what it left is removed")
-        _remove(folder)
     say(f"repro: building the environment of {len(source.pins)} packages with pip, once ({python.version})")
     began = time.monotonic()
     try:
-        make(python, folder)
-        _install(built, store, source)
+        _install_checked(built, store, source, python, say)
         _add_editables(folder, source.editables)
     except BaseException:
+        _end_left(folder)
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    files.replace(_marker(folder), json.dumps({"folder": str(folder), "digest": built.digest}).encode())
+    marker = {"folder": str(folder), "digest": built.digest, "checked": _CHECKED}
+    files.replace(_marker(folder), json.dumps(marker).encode())
     say(f"repro: built in {time.monotonic() - began:.0f} s")
     sweep(store)
 
 
-def make(python: Python, folder: Path) -> None:
+def _install_checked(built: Built, store: Store, source: Source, python: Python, say: Say) -> None:
+    """Install until each file is what its wheel says; what is not twice, in the same way, is the wheel's own mistake.
+
+    Raises:
+        EnvironmentMismatchError: when two installations are not what their wheels are, each in its own way.
+    """
+    before: list[str] | None = None
+    for _ in range(2):
+        _remove(built.folder)
+        if built.folder.exists():
+            raise EnvironmentMismatchError(f"{built.folder} cannot be removed", hint=f"rm -rf {built.folder}")
+        make(python, built.folder, (built.lock,))
+        _install(built, store, source)
+        found = whole.faults(site_of(built.folder), source.pins)
+        if found == before:
+            say(f"repro: {found[0]}: the wheel itself says otherwise")
+        if not found or found == before:
+            return
+        before = found
+    assert before is not None  # noqa: S101  (there were faults)
+    hint = "something else writes there, or the disk is at fault; the same command builds it anew"
+    raise EnvironmentMismatchError(f"the environment was not built as its wheels are: {before[0]}", hint=hint)
+
+
+def make(python: Python, folder: Path, pass_fds: Sequence[int] = ()) -> None:
     """Make an empty environment. Raises EnvironmentMismatchError."""
+    words = [python.program, "-I", "-m", "venv", "--without-pip", "--symlinks", str(folder)]
     try:
-        process.output([python.program, "-I", "-m", "venv", "--without-pip", "--symlinks", str(folder)])
+        process.output(words, env=os.environ | _marks(folder), pass_fds=pass_fds, mortal=True)
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
         hint = "Debian: apt-get install python3-venv" if "ensurepip" in said else "df -h"
@@ -171,14 +239,15 @@ def _install(built: Built, store: Store, source: Source) -> None:
     words = ["install", "--quiet", "--no-deps", "--require-hashes", "--no-compile", "--no-warn-script-location"]
     words += [*pip.find_links([own, *source.folders]), "-r", str(lock)]
     if source.pins:
-        pip.run(words, python=built.python, pass_fds=(built.lock,))
+        pip.run(words, python=built.python, pass_fds=(built.lock,), marks=_marks(folder))
     subprocess.run(
-        [built.python, "-m", "compileall", "-q", "-j", "0", str(site_of(folder))],
+        [built.python, "-I", "-c", _COMPILE, str(site_of(folder))],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,  # packages bring files for other Pythons along
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""},
+        env=os.environ | _marks(folder),
         pass_fds=(built.lock,),
+        preexec_fn=process.die_with_parent,
     )
 
 
@@ -228,7 +297,7 @@ def _add_self(built: Built, wheel: tuple[str, bytes]) -> None:
         "--no-warn-script-location",
         str(path),
     ]
-    pip.run(words, python=built.python, pass_fds=(built.lock,))
+    pip.run(words, python=built.python, pass_fds=(built.lock,), marks=_marks(built.folder))
     files.replace(_own(built.folder), json.dumps({"wheel": built.wheel}).encode())
 
 
@@ -268,6 +337,7 @@ def sweep(store: Store, *, everything: bool = False) -> Swept:
             if is_free:
                 reason = "asked for" if everything else "not used for longest"
                 removed[folder.name] = reason if _is_whole(folder) else "left by a build that was killed"
+                _end_left(folder)
                 size += _size(folder)
                 _remove(folder)
     return Swept(removed, [path.name for path in _environments(root)], size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -30,16 +32,18 @@ def run(
     *,
     python: str | None = None,
     pass_fds: Sequence[int] = (),
+    marks: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run pip for ``python`` (this interpreter unless given) and return what it prints; it dies with this process.
+
+    What it starts itself, to build a source distribution, may not: it has the variables ``marks``.
 
     Raises:
         EnvironmentMismatchError: when pip fails: what it could not find, or what was not what its hash says.
     """
-    # Isolated from the folder we stand in: no module of the user's is imported. Its own configuration counts.
-    command = [sys.executable, "-P", "-m", "pip", *(["--python", python] if python else [])]
-    command += ["--disable-pip-version-check", "--no-input", *arguments]
+    command = [*_command(python), "--disable-pip-version-check", "--no-input", *arguments]
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    variables |= {**marks} | ({"_PIP_RUNNING_IN_SUBPROCESS": "1"} if python else {})
     with scratch.folder("pip") as place:  # what pip leaves there when it is killed is found with it
         log = place / "log"  # there alone pip says which files do not fit
         done = subprocess.run(
@@ -57,6 +61,22 @@ def run(
                 done.stderr or done.stdout, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
             )
     return done.stdout
+
+
+def _command(python: str | None) -> list[str]:
+    """Return the words that start pip, isolated from the folder we stand in: no module of the user's is imported.
+
+    For another interpreter that is what ``pip --python`` starts in its turn: as our own child it ends with us.
+    """
+    if python is None:
+        return [sys.executable, "-P", "-m", "pip"]
+    found = importlib.util.find_spec("pip")
+    runner = Path(found.origin if found is not None and found.origin else "").resolve().with_name("__pip-runner__.py")
+    if not runner.is_file():
+        raise EnvironmentMismatchError(
+            "the pip beside repro is missing, or cannot install for another Python", hint="pip install --upgrade pip"
+        )
+    return [python, str(runner)]
 
 
 def complaint(words: str, log: str = "") -> EnvironmentMismatchError:
