@@ -114,7 +114,6 @@ SPOILERS = {
     "pages": spoil_pages,
     "text": spoil_text,
     "version": old_version,
-    "table": other_table,
 }
 
 
@@ -129,6 +128,17 @@ def test_a_spoilt_index_is_made_anew(made: Made, how: str) -> None:
     with sqlite3.connect(path) as base:
         assert base.execute("SELECT count(*) FROM runs").fetchone() == (40,)
     base.close()
+
+
+def test_another_programs_database_in_the_indexs_place_stays(made: Made) -> None:
+    """It has none of our application id: it is left as it is, and the list comes from memory."""
+    wanted = [made.add() for _ in range(3)]
+    assert made.ids() == wanted
+    path = made.store.folder / "index.sqlite"
+    other_table(path)
+    before = path.read_bytes()
+    assert made.ids() == wanted
+    assert path.read_bytes() == before
 
 
 def test_a_folder_in_the_indexs_place_does_no_harm(made: Made) -> None:

@@ -38,7 +38,11 @@ def mark(folder: Path, record_digest: str) -> None:
     key = _key(make=True)
     if key is not None:
         with contextlib.suppress(OSError):  # on a full disk the user is asked later
-            (folder / MARK).write_text(_mark(key, record_digest), encoding="ascii")
+            fd = os.open(folder / MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            try:
+                os.write(fd, _mark(key, record_digest).encode())
+            finally:
+                os.close(fd)
 
 
 def _is_made_here(folder: Path, record_digest: str) -> bool:
