@@ -66,7 +66,7 @@ def many(folder: Path, runs: int) -> Path:
         run_id = clock.new_run_id()
         copy = store.run_folder(run_id)
         shutil.copytree(original, copy, copy_function=os.link)
-        for name in ("record.json", "outcome.json", "made-here"):
+        for name in ("record.json", "outcome.json"):
             (copy / name).unlink(missing_ok=True)
         made = msgspec.structs.replace(record, run_id=run_id)
         ended = msgspec.structs.replace(outcome, run_id=run_id, metrics={"acc": number / runs})

@@ -90,7 +90,7 @@ def test_a_key_that_signed_the_journal_is_trusted(project: Project, elsewhere: d
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_record_that_was_changed_is_not_made_here(project: Project) -> None:
-    """The mark is of the record's bytes: a forged one, with its journal computed anew, is somebody else's."""
+    """The note is of the record's bytes: a forged one, with its journal computed anew, is somebody else's."""
     run_id = json.loads(project.repro("ls", "--json").out)[0]["run_id"]
     assert project.replay(run_id)["verdict"] == "IDENTICAL"
     forge(project, run_id, lambda record: record.__setitem__("name", "another"))

@@ -131,12 +131,23 @@ def check(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return entries, faults
 
 
+def _has_its_sum(line: bytes, entry: dict[str, Any]) -> bool:
+    """Say whether a line is what `append` writes of an entry: canonical, with the digest of the rest in ``sum``.
+
+    The rest is the line without that member: no text of an entry can look like one, for its quotes are escaped.
+    """
+    member = b',"sum":"%s"' % str(entry["sum"]).encode()
+    if line.count(b',"sum":"') != 1 or line.count(member) != 1:
+        bare = {name: value for name, value in entry.items() if name != "sum"}
+        return _line(bare) == line + b"\n"
+    return digest.of_bytes(line.replace(member, b"")) == str(entry["sum"])
+
+
 def _intact(line: bytes) -> dict[str, Any] | None:
     """Return the entry of a line that is as it was written, else None."""
     try:
         entry = canonical.loads(line)
-        bare = {name: value for name, value in entry.items() if name != "sum"}
-        whole = _line(bare) == line + b"\n" and isinstance(entry["seq"], int) and "prev" in entry
+        whole = _has_its_sum(line, entry) and isinstance(entry["seq"], int) and "prev" in entry
     except (ValueError, AttributeError, TypeError, KeyError):
         return None
     return entry if whole else None

@@ -111,7 +111,7 @@ def _fault(store: Store, place: str, wanted: str) -> str | None:
         return f"{place!r} is no place in this store"
     try:
         if not stat.S_ISREG(os.stat(store.folder / place).st_mode):
-            return f"{place} is no file"
+            return f"{place} cannot be read: it is no file"
         found = digest.of_file(store.folder / place)
     except FileNotFoundError:
         return f"{place} is missing"
