@@ -2,9 +2,9 @@
 
     python benchmarks/size.py [--runs 1000,20000] [--points 1100000]
 
-A store is made of one real run, sealed again and again under other ids with other metrics: the same files, journal lines
-and objects that `repro run` leaves. Every command is a process of its own; times are wall-clock seconds, memory is the
-peak resident set in MB (getrusage). The machine is shared: look at the ratios, which are measured in one go.
+A store is made of one real run, sealed again and again under other ids with other metrics: the same files, journal
+lines and objects that `repro run` leaves. Every command is a process of its own; times are wall-clock seconds, memory
+is the peak resident set in MB (getrusage). The machine is shared: look at the ratios, which are measured in one go.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def many(folder: Path, runs: int) -> Path:
     store = Store(root / ".repro")
     (first,) = store.run_ids()
     record, outcome = store.record(first), store.outcome(first)
-    assert outcome is not None
+    if outcome is None:
+        raise SystemExit("the first run has no outcome")
     original = store.run_folder(first)
     lines: list[bytes] = []
     for number in range(runs - 1):
@@ -99,7 +100,8 @@ def _append(path: Path, entries: list[bytes]) -> None:
             line = canonical.dumps(entry | {"sum": digest.of_bytes(canonical.dumps(entry))})
             previous = digest.of_bytes(line)
             file.write(line + b"\n")
-    assert not journal.check(path)[1]
+    if faults := journal.check(path)[1]:
+        raise SystemExit(faults[0])
 
 
 def of_runs(place: Path, counts: list[int]) -> None:
