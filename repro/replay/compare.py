@@ -88,8 +88,7 @@ def compare(
     frames, first, uneven, pooled = _of_trails(trails.read(a[0]), trails.read(b[0]), extent)
     if first is not None and first.column == form.COLUMNS[form.BATCH]:
         first = msgspec.structs.replace(first, loader=_loader(trails.of_workers(a[0]), trails.of_workers(b[0])))
-    before, after = metrics.series(a[0]), metrics.series(b[0])
-    points, changed, left_out, equal_points = series.compare(before, after, declared, extent)
+    (points, changed, left_out, equal_points), ends = _of_metrics(a[0], b[0], declared, extent)
     artifacts, artifact_faults = _files(a[1].artifacts, b[1].artifacts, extent)
     printed = stdout.Compared(0, None) if frames or first or uneven else _printed(a[0], b[0], extent, moved)
     is_bare = not (frames or points or artifacts)
@@ -127,10 +126,7 @@ def compare(
         failure=None if failures is None or failures[0] != failures[1] else failures[0],
         output=printed.difference,
         metrics=changed,
-        last={
-            name: (metrics.final(before.get(name, ())), metrics.final(after.get(name, ())))
-            for name in sorted({*before, *after} - {*left_out})
-        },
+        last={name: ends[name] for name in sorted(ends) if name not in left_out},
         not_compared=left_out,
         files=output_faults,
         ended_alike=ended_alike,
@@ -138,6 +134,20 @@ def compare(
         only_metric=only_metric,
         pooled=pooled,
     )
+
+
+def _of_metrics(
+    a: Path, b: Path, declared: Mapping[str, MetricSpec], extent: Extent
+) -> tuple[series.Compared, dict[str, tuple[float | None, float | None]]]:
+    """Compare the metrics of two runs; return also the last value of each in either."""
+    if metrics.are_equal(a, b):
+        found = metrics.summary(a)
+        return series.of_equal(found, declared), {name: (item.last, item.last) for name, item in found.items()}
+    before, after = metrics.series(a), metrics.series(b)
+    ends = {
+        name: (metrics.final(before.get(name, ())), metrics.final(after.get(name, ()))) for name in {*before, *after}
+    }
+    return series.compare(before, after, declared, extent), ends
 
 
 def _printed(a: Path, b: Path, extent: Extent, moved: str) -> stdout.Compared:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from repro.record.values import MetricSpec
 from repro.replay import timing
-from repro.run.metrics import Point
+from repro.run.metrics import Point, Summary
 
 #: How far two runs are compared: as wholes; all that the first has (it was cut short); or what both have.
 Extent = Literal["whole", "first", "common"]
@@ -69,6 +69,13 @@ def compare(
         else:
             equal += min(len(before), len(after))
     return Compared(count, changed, sorted(left_out), equal)
+
+
+def of_equal(found: Mapping[str, Summary], declared: Mapping[str, MetricSpec]) -> Compared:
+    """Return how the metrics of two runs compare that logged the same to the byte (`metrics.are_equal`)."""
+    left_out = sorted(name for name in found if not is_compared(name, declared))
+    count = sum(item.points for name, item in found.items() if name not in left_out)
+    return Compared(count, {}, left_out, count)
 
 
 def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -31,13 +32,13 @@ class Point(NamedTuple):
 
 def read(folder: Path) -> Iterator[Point]:
     """Yield all points of the run in ``folder``, in the order of each process."""
-    for path in sorted((folder / "metrics").glob("*.jsonl")):
+    for path in _files(folder):
         yield from read_file(path)
 
 
 def read_file(path: Path) -> Iterator[Point]:
     """Yield the points of one process, in its order."""
-    rank = path.name.partition("-")[0] if not path.name.endswith("-output.jsonl") else ""
+    rank = _rank(path)
     for line in lines_of(path):
         for name, value in line.get("m", {}).items():
             yield Point(name, line.get("step"), float(value), float(line.get("t", 0.0)), rank)
@@ -65,9 +66,62 @@ def final(points: Sequence[Point]) -> float | None:
     return next((point.value for point in reversed(points) if point.step == greatest), None)
 
 
+class Summary(NamedTuple):
+    """How many points a metric has, and its last value as `final` has it."""
+
+    points: int
+    last: float
+
+
+def summary(folder: Path) -> dict[str, Summary]:
+    """Return the summary of each metric without keeping its points: there may be millions."""
+    counts: dict[str, int] = {}
+    ends: dict[str, tuple[int | None, float]] = {}
+    for path in _files(folder):
+        for line in lines_of(path):
+            step = line.get("step")
+            for name, value in line.get("m", {}).items():
+                counts[name] = counts.get(name, 0) + 1
+                greatest = ends[name][0] if name in ends else None
+                if greatest is None or (step is not None and step >= greatest):
+                    ends[name] = (step, float(value))
+    return {name: Summary(count, ends[name][1]) for name, count in counts.items()}
+
+
 def last(folder: Path) -> dict[str, float]:
     """Return the last value of each metric."""
-    return {name: value for name, points in series(folder).items() if (value := final(points)) is not None}
+    return {name: found.last for name, found in summary(folder).items()}
+
+
+def are_equal(a: Path, b: Path) -> bool:
+    """Say whether the processes of two runs logged the same, to the byte, but for the moments at which they did.
+
+    True says so for certain; what is not equal so may be all the same, in another order or by other processes.
+    """
+    files = _files(a), _files(b)
+    if [_rank(path) for path in files[0]] != [_rank(path) for path in files[1]]:
+        return False
+    return all(_is_alike(*pair) for pair in zip(*files, strict=True))
+
+
+def _is_alike(a: Path, b: Path) -> bool:
+    with a.open("rb") as one, b.open("rb") as other:
+        pairs = itertools.zip_longest(one, other, fillvalue=b"")
+        return all(_untimed(first) == _untimed(second) != b"" for first, second in pairs)
+
+
+def _untimed(line: bytes) -> bytes:
+    """Return a line from its step on, where it is whole; nothing else."""
+    at = line.find(b'"step"')
+    return line[at:] if at > 0 and line.endswith(b"}\n") else b""
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / "metrics").glob("*.jsonl"))
+
+
+def _rank(path: Path) -> str:
+    return path.name.partition("-")[0] if not path.name.endswith("-output.jsonl") else ""
 
 
 class Scanner:
