@@ -42,11 +42,11 @@ def need_trust(store: Store, run_id: str, given: trust.Scope | None) -> None:
         UsageError: when it is not.
     """
     first = store.record(run_id).replay_of
-    for name in [run_id] if first is None or not store.run_folder(first).exists() else [run_id, first]:
-        if given is not None:
-            trust.trust(store, name, given)
-        elif not trust.is_trusted(store, name):
-            trust.trust(store, name, _ask(name))
+    name = run_id if first is None or not store.run_folder(first).exists() else first
+    if given is not None:
+        trust.trust(store, name, given)
+    elif not trust.is_trusted(store, name):
+        trust.trust(store, name, _ask(name))
 
 
 def _ask(run_id: str) -> trust.Scope:

@@ -129,7 +129,8 @@ class _Execution:
         captured = _telling(captured, launch=captured.record.circumstances["launch"] | self._launched())
         self.relay.begin()  # from here to its outcome nothing that is sent may lose the run
         digest = self.store.seal_record(captured.record)
-        trust.note_made_here(self.store, digest)
+        if captured.record.replay_of is None:  # of a replay, the run that it replays is what is asked about
+            trust.note_made_here(self.store, digest)
         self._sealed = True
         with files.disk_errors("write", self.folder / "job.json"):
             self._job(list(outputs)).write()
