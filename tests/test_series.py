@@ -1,6 +1,8 @@
 """Metrics of two runs held against each other: by step, by rank, and without what measures time."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +177,30 @@ def test_a_parameter_that_is_nan(project: Project) -> None:
     project.run("experiment.yaml")
     project.run("experiment.yaml")
     assert "nan" not in project.repro("diff", "last~1", "last", check=0).out
+
+
+def test_equal_logs_are_compared_without_their_points(tmp_path: Path) -> None:
+    """What was logged with the same bytes but for its moments is equal; ends and counts are those of all points."""
+    lines = [(None, {"a": 1.0}), (0, {"a": 2.0, "b": "nan"}), (3, {"a": 5.0}), (1, {"a": 7.0, "time": 1.0})]
+    folders = [tmp_path / name for name in ("one", "other")]
+    for at, folder in enumerate(folders):
+        (folder / "metrics").mkdir(parents=True)
+        text = "".join(json.dumps({"t": at + 0.5, "step": step, "m": points}) + "\n" for step, points in lines)
+        (folder / "metrics" / f"00000-{at}.jsonl").write_text(text)
+    assert metrics.are_equal(*folders)
+    found = metrics.summary(folders[0])
+    logged = metrics.series(folders[0])
+    assert {name: item.points for name, item in found.items()} == {name: len(items) for name, items in logged.items()}
+    assert {name: repr(item.last) for name, item in found.items()} == {
+        name: repr(metrics.final(items)) for name, items in logged.items()
+    }
+    assert series.of_equal(found, {}) == series.compare(logged, metrics.series(folders[1]), {}, "whole")
+    path = next((folders[1] / "metrics").iterdir())
+    changes = (("5.0", "-5.0"), ("\n", "\n{"), ("3,", "4,"))
+    for old, new in changes:
+        before = path.read_text()
+        path.write_text(before.replace(old, new))
+        assert not metrics.are_equal(*folders)
+        path.write_text(before)
+    path.rename(path.with_name("00001-1.jsonl"))
+    assert not metrics.are_equal(*folders)
