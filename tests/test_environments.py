@@ -249,7 +249,7 @@ def record_with_python(project: Project, version: str) -> None:
 def test_another_python_is_refused_unless_it_is_allowed(flipped: Project) -> None:
     """The recorded version must be there; --allow-python goes on, and the difference is recorded."""
     record_with_python(flipped, "3.11.97")
-    document = flipped.replay("last", "--env", "locked", check=4)
+    document = flipped.replay("last", "--trust", "--env", "locked", check=4)
     assert "the run had CPython 3.11.97" in document["reason"]
     assert "--allow-python" in document["hint"]
     document = flipped.replay("last", "--env", "locked", "--allow-python", check=0)
