@@ -1,5 +1,6 @@
 """Code outside the project is captured as a further tree before the run, and replayed from there."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,32 @@ def test_what_is_installed_or_has_no_code_is_no_source(tmp_path: Path) -> None:
     (root / "broken.py").write_text("sys.path.append(\n")
     found = outside.find(root, root, root / ".repro", ["a.py", "broken.py"], [], "", {})
     assert found == outside.Outside({}, {})
+
+
+@pytest.mark.parametrize("kind", ["temporary", "many", "unreadable", "topmost"])
+def test_a_folder_that_is_no_folder_of_code_stops_no_run(
+    project: Project, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script in the folder of temporary files, or among thousands of others: it runs, is an input, and a gap says so."""
+    place = Path("/outside-code") if kind == "topmost" else tmp_path / "place"
+    place.mkdir()
+    try:
+        (place / "s.py").write_text("print('ran')\n")
+        if kind == "temporary":
+            monkeypatch.setenv("TMPDIR", str(place))
+        if kind == "many":
+            (place / "images").mkdir()
+            for number in range(5_001):
+                (place / "images" / str(number)).touch()
+        if kind == "unreadable":
+            (place / "broken").mkdir()
+            (place / "broken" / ".git").write_text("gitdir: /nowhere\n")
+        project.write("t.py", "pass\n")
+        project.commit()
+        done = project.run("--", "python", str(place / "s.py"))
+        assert done["state"] == "COMPLETED"
+        if kind != "unreadable":
+            assert f"code in {place}" in [gap["what"] for gap in done["gaps"]]
+        assert project.replay(done["run_id"])["verdict"] == "IDENTICAL"
+    finally:
+        shutil.rmtree(place)

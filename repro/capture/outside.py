@@ -10,17 +10,21 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.capture.walk import is_secret_folder
+from repro.capture.walk import CACHES, is_secret_folder
 
 #: What a source has to hold to be looked at, and how much is looked at.
 _WORDS = (b"sys.path", b"run_path", b"spec_from_file_location", b"addsitedir", b"SourceFileLoader")
 _MOST_FILES = 2_000
 _LARGEST = 1_000_000
 _DEEP = 30
+#: A folder of so many parts is one of the disk's topmost; one with more files than that is no folder of code.
+_TOPMOST = 2
+_MOST_BELOW = 5_000
 _SYSTEM = ("/usr/", "/lib/", "/lib64/", "/bin/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/boot/")
 #: Where this very package lies: it watches runs, and is none of their code.
 _OURS = Path(__file__).resolve().parents[2]
@@ -106,7 +110,24 @@ class _Search:
             return "holds the store"
         if Path.home().is_relative_to(path):
             return "holds the home folder"
-        return "is hidden" if any(map(is_secret_folder, path.parts)) else None
+        if len(path.parts) <= _TOPMOST or path == Path(tempfile.gettempdir()):
+            return "is for everybody's files"
+        if any(map(is_secret_folder, path.parts)):
+            return "is hidden"
+        return f"holds more than {_MOST_BELOW:,} files" if _is_large(path) else None
+
+
+def _is_large(path: Path) -> bool:
+    count = 0
+    for here, folders, names in os.walk(path):
+        folders[:] = [
+            name for name in folders if name not in CACHES and not os.path.exists(f"{here}/{name}/pyvenv.cfg")
+        ]
+        folders[:] = [name for name in folders if name != ".git"]
+        count += len(names)
+        if count > _MOST_BELOW:
+            return True
+    return False
 
 
 def _is_installed(path: Path) -> bool:

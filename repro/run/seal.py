@@ -83,10 +83,13 @@ def capture(
         found = installed.result()
         if given is None:
             sources = _sources(found, request, store, code.gaps)
-            sources |= _outside(request, store, code, environment, sources)
+            codes = _source_codes(sources, store)
+            beyond = _outside(request, store, code, environment, sources)
+            sources |= {name: path for name, (path, _) in beyond.items()}
+            codes |= {name: source for name, (_, source) in beyond.items()}
         else:
             sources = _given_sources(given)
-        codes = _source_codes(sources, store) if given is None else _given_codes(given, request, store)
+            codes = _given_codes(given, request, store)
         if request.program is not None and given is None:
             sources[program.NAME] = store.folder / "program"
             codes[program.NAME] = _program(request.program, store)
@@ -257,15 +260,21 @@ def _outside(
     code: code_capture.Code,
     environment: Mapping[str, str],
     sources: Mapping[str, Path],
-) -> dict[str, Path]:
-    """Return folders outside the project from which the run takes code: each is captured as a further tree."""
+) -> dict[str, tuple[Path, code_capture.Code]]:
+    """Capture the folders outside the project from which the run takes code; one that cannot be is a gap."""
     words, pythonpath = request.command or (), environment.get("PYTHONPATH", "")
     found = outside.find(request.root, request.working_folder, store.folder, code.stats, words, pythonpath, sources)
     code.gaps.extend(
         Gap(what=f"code in {folder}", reason=f"the folder {reason}: what is imported from it is an input")
         for folder, reason in found.left.items()
     )
-    return found.folders
+    captured = {}
+    for name, path in found.folders.items():
+        try:
+            captured[name] = (path, code_capture.capture(path, store.folder, store.code, outputs={}))
+        except CaptureError as error:
+            code.gaps.append(Gap(what=f"code in {path}", reason=f"{error}: what is imported from it is an input"))
+    return captured
 
 
 def _redacted(text: str | None) -> str | None:
