@@ -96,7 +96,7 @@ def test_what_is_installed_or_has_no_code_is_no_source(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_folder_of_code_stops_no_run(
     project: Project, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script in the folder of temporary files, or among thousands of others: it runs, is an input, and a gap says so."""
+    """A script in the folder of temporary files, or among thousands of others: it runs, and a gap says what it is."""
     place = Path("/outside-code") if kind == "topmost" else tmp_path / "place"
     place.mkdir()
     try:

@@ -120,10 +120,8 @@ class _Search:
 def _is_large(path: Path) -> bool:
     count = 0
     for here, folders, names in os.walk(path):
-        folders[:] = [
-            name for name in folders if name not in CACHES and not os.path.exists(f"{here}/{name}/pyvenv.cfg")
-        ]
-        folders[:] = [name for name in folders if name != ".git"]
+        entered = (name for name in folders if name not in CACHES and name != ".git")
+        folders[:] = [name for name in entered if not os.path.exists(f"{here}/{name}/pyvenv.cfg")]
         count += len(names)
         if count > _MOST_BELOW:
             return True
