@@ -49,13 +49,6 @@ def sweep(place: Path | None = None) -> list[Path]:
     return [root / name for name in names if _removed(root / name)]
 
 
-def tidy() -> None:
-    """Take away the folder that torch makes for compiled kernels whenever it is imported, where it has none."""
-    for path in Path(tempfile.gettempdir()).glob("torchinductor_*"):
-        with contextlib.suppress(OSError):  # it is in use, or somebody else's
-            path.rmdir()
-
-
 def _removed(path: Path) -> bool:
     """Remove a folder if nobody has it any more; say whether that was done."""
     try:

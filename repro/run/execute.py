@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from repro.base import clock, files, holders, journal, scratch
+from repro.base import clock, files, holders, journal
 from repro.engines import limits, local
 from repro.engines.limits import Over, RunLimits
 from repro.engines.signals import ENDING, Relay
@@ -273,7 +273,6 @@ class _Execution:
         if not self._sealed:
             self.store.settle(self.run_id)
         self.relay.end()
-        scratch.tidy()
 
 
 def _telling(captured: seal.Captured, **facts: Any) -> seal.Captured:
