@@ -59,7 +59,7 @@ def test_no_secret_is_anywhere_in_the_store(secretive: Project, ignored: bool) -
 
 #: Files that a script might read, in its project and in the user's home, which no store should have the bytes of.
 HOME = (".netrc", ".aws/credentials", ".cache/huggingface/token", ".config/gh/hosts.yml", ".kaggle/kaggle.json")
-PROJECT = ("hub_token.txt", "secrets.toml", ".aws/credentials", ".env.d/all", "deploy", "mine.txt")
+PROJECT = ("hub_token.txt", "secrets.toml", ".aws/credentials", ".env.d/all", "deploy", "notes.csv", "mine.txt")
 
 
 def test_no_input_that_may_hold_secrets_is_kept(project: Project) -> None:
@@ -69,7 +69,7 @@ def test_no_input_that_may_hold_secrets_is_kept(project: Project) -> None:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(DOTENV)
     for name in PROJECT:
-        project.write(f"own/{name}", (KEY if name == "deploy" else "") + DOTENV)
+        project.write(f"own/{name}", {"deploy": KEY, "notes.csv": f"key,{HUB}\n"}.get(name, "") + DOTENV)
     project.write("own/data.txt", "to be kept")
     (project.root / "own" / "mine.txt").chmod(0o600)
     project.write(".gitignore", "own/\n")

@@ -239,10 +239,10 @@ def _is_real(base: bytes, folder: bytes, known: dict[bytes, bool]) -> bool:
 
 
 def _is_secret(root: Path, path: str, stat: Stat) -> bool:
-    """Say whether an untracked file may hold a secret: by its name, or because it begins as private keys do."""
+    """Say whether an untracked file may hold a secret: by its name, or by a token or a private key in it."""
     if is_secret(PurePosixPath(path).name):
         return True
-    return not path.endswith(_SOURCES) and (begins_as_key(root / path, stat[0]) or holds_token(root / path, stat[0]))
+    return not path.endswith(_SOURCES) and holds_token(root / path, stat[0])
 
 
 def holds_token(path: Path, size: int) -> bool:
@@ -251,10 +251,10 @@ def holds_token(path: Path, size: int) -> bool:
         return False
     try:
         with open(path, "rb", opener=_open_regular) as handle:
-            data = handle.read(_LARGEST_TEXT)
+            beginning = handle.read(_BEGINNING)
+            return b"\0" not in beginning and tokens.found_in(beginning + handle.read(_LARGEST_TEXT))
     except OSError:
         return False
-    return b"\0" not in data[:_BEGINNING] and tokens.found_in(data)
 
 
 def begins_as_key(path: Path, size: int) -> bool:

@@ -23,6 +23,7 @@ def command(everything: bool, as_json: bool) -> int:
     found = cache.sweep(store, everything=everything)
     with contextlib.suppress(OSError):
         store.sweep()
+        store.code.sweep()
     if as_json:
         common.emit(found._asdict())
         return 0

@@ -37,9 +37,9 @@ def command(hosts: tuple[str, ...], as_json: bool) -> int:
         common.emit({"settled": settled, "unknown": [{"run_id": key, "host": unknown[key]} for key in unknown]})
         return 0
     for run_id in settled:
-        click.echo(f"{run_id}: {store.state(run_id)[0]}")
+        common.echo(f"{run_id}: {store.state(run_id)[0]}")
     for key, name in unknown.items():
-        click.echo(f"{key}: UNKNOWN, of host {name}; if nothing runs there: repro recover --host {name}")
+        common.echo(f"{key}: UNKNOWN, of host {name}; if nothing runs there: repro recover --host {name}")
     if not settled and not unknown:
-        click.echo("nothing to recover")
+        common.echo("nothing to recover")
     return 0

@@ -73,9 +73,9 @@ def compare(
 
 def of_equal(found: Mapping[str, Summary], declared: Mapping[str, MetricSpec]) -> Compared:
     """Return how the metrics of two runs compare that logged the same to the byte (`metrics.are_equal`)."""
-    left_out = sorted(name for name in found if not is_compared(name, declared))
+    left_out = {name for name in found if not is_compared(name, declared)}
     count = sum(item.points for name, item in found.items() if name not in left_out)
-    return Compared(count, {}, left_out, count)
+    return Compared(count, {}, sorted(left_out), count)
 
 
 def is_compared(name: str, declared: Mapping[str, MetricSpec]) -> bool:

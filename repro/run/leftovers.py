@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from repro.base import caches, digest, files, locks
-from repro.capture.code import begins_as_key, own_streams
+from repro.capture.code import begins_as_key, holds_token, own_streams
 from repro.capture.data import StatCache
 from repro.capture.variables import keyed
 from repro.capture.walk import is_secret, is_secret_folder, walk
@@ -96,7 +96,7 @@ def _keep(path: str, item: FileDigest, store: Store, room: int) -> int | None:
     if not is_small or item.note is not None or not (item.digest or "").startswith("sha256:"):
         return None
     try:
-        if _is_private(path, item.path):
+        if _is_private(path, item.path) or holds_token(Path(path), item.size):
             return None
         store.objects.keep(Path(path), str(item.digest))
     except (OSError, StoreError):  # a file that is gone, a full disk: the run is worth more than this copy
@@ -265,12 +265,7 @@ def not_code(store: Store, root: Path) -> dict[str, Stat | None]:
     for run_id in store.open_runs():
         try:
             writes = observations.read(store.run_folder(run_id)).writes
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            OSError,
-        ):  # of a killed run, with what is not ours: recovery sees to it
+        except (ValueError, KeyError, TypeError, OSError):  # what is not ours in a killed run: recovery sees to it
             continue
         for path in writes:
             if path.startswith(f"{root}{os.sep}"):

@@ -31,6 +31,8 @@ def recover(store: Store, dead: Container[str] = ()) -> list[str]:
             settled += [run_id] if _recover(store, run_id, dead) else []
     with contextlib.suppress(OSError):
         store.sweep()
+        if settled:  # something was killed: only then is each folder of the code's objects worth a look
+            store.code.sweep()
     return settled
 
 

@@ -173,11 +173,10 @@ class Store:
         """Remove the folders of replays whose supervisor was killed; one that was to be kept has the file ``kept``.
 
         Only what this store made: `work` may be a link to a disk where other things lie. With them goes what killed
-        commands left half made where temporary files are, among the objects and in the code's repository.
+        commands left half made where temporary files are and among the objects.
         """
         scratch.sweep()
         self.objects.sweep()
-        self.code.sweep()
         for folder in self.work.iterdir():
             if self._is_left(folder) and not (folder / "kept").exists():
                 shutil.rmtree(folder, ignore_errors=True)
