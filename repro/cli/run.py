@@ -13,7 +13,7 @@ from repro.cli import common
 from repro.engines.limits import RunLimits, seconds, size
 from repro.errors import UsageError
 from repro.record.values import Gap, Profile, Record
-from repro.run import execute, request, resume, said, seal
+from repro.run import execute, request, resume, said, trees
 from repro.store import names
 from repro.store.store import Store
 
@@ -119,7 +119,7 @@ def _resume(name: str, limits: RunLimits, as_json: bool) -> int:
         start=start,
         limits=limits,
     )
-    again = dataclasses.replace(resume.request_of(start.record), program=seal.program_of(start.record.recipe, store))
+    again = dataclasses.replace(resume.request_of(start.record), program=trees.program_of(start.record.recipe, store))
     return _finish(execute.execute(again, store, options), as_json)
 
 

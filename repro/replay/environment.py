@@ -19,7 +19,7 @@ from repro.errors import EnvironmentMismatchError, UsageError
 from repro.record import devices
 from repro.record.values import Attachment, Outcome, Record
 from repro.replay.plan import Plan
-from repro.replay.restore import Restored
+from repro.replay.restored import Restored
 from repro.run import setting
 from repro.run.observed import Observed
 from repro.run.request import Request

@@ -12,20 +12,19 @@ from typing import Any, cast
 import msgspec
 
 from repro.base import clock
-from repro.capture import variables
 from repro.errors import EnvironmentMismatchError, InterruptedReplay
 from repro.record import differences
 from repro.record.differences import Difference
 from repro.record.values import Attachment, Outcome, Record, TrailSchedule, Verdict
-from repro.replay import aside, compare, cuts, environment, grade, restore, void
+from repro.replay import aside, compare, cuts, environment, grade, launching, restore, void
 from repro.replay.plan import Plan, as_recorded
+from repro.replay.restored import Restored
 from repro.replay.series import Extent
-from repro.run import execute, observed, profiles, recover, resume, seal
+from repro.run import execute, observed, recover, trees
 from repro.run.request import Request
 from repro.run.seal import Given
 from repro.store.store import Store
 
-_SHOWN = 5
 #: So many seconds has a replay to end once it was told to: what it would still do is of no use.
 _PATIENCE = 5.0
 
@@ -180,14 +179,14 @@ def _aside(
 def _run(
     store: Store,
     record: Record,
-    restored: restore.Restored,
+    restored: Restored,
     plan: Plan,
     asked: Asked,
     folder: Path,
     layer: aside.Aside,
 ) -> tuple[execute.Result, list[str]]:
     request = _request(store, record, restored, plan, asked)
-    variables = _environment(record, plan, restored, asked.say)
+    variables = launching.environment_of(record, plan, restored, asked.say)
     about = environment.Surroundings(store, record, store.outcome(record.run_id), restored, folder)
     with about.prepared(plan, request, asked.place, variables, asked.say) as place:
         options = _options(store, record, restored, plan, asked, place, variables)
@@ -198,7 +197,7 @@ def _run(
         return result, place.denied(observed.read(result.folder), restored, result.folder)
 
 
-def _request(store: Store, record: Record, restored: restore.Restored, plan: Plan, asked: Asked) -> Request:
+def _request(store: Store, record: Record, restored: Restored, plan: Plan, asked: Asked) -> Request:
     recipe = record.recipe
     root = Path(record.circumstances["project"]["root"])
     launch = record.circumstances["launch"]
@@ -208,7 +207,7 @@ def _request(store: Store, record: Record, restored: restore.Restored, plan: Pla
         cwd=recipe.cwd,
         outside=restored.stand if recipe.cwd is None else None,
         name=record.name,
-        command=None if recipe.command is None else [_moved(word, restored) for word in recipe.command],
+        command=None if recipe.command is None else [launching.moved(word, restored) for word in recipe.command],
         entry=recipe.entry,
         params=dict(plan.params),
         metrics=record.metrics,
@@ -222,7 +221,7 @@ def _request(store: Store, record: Record, restored: restore.Restored, plan: Pla
         trail=_trail(record, plan, asked),
         epochs=recipe.budget.get("epochs") if plan.params.get("epochs") == recipe.params.get("epochs") else None,
         data_share=recipe.budget.get("data"),
-        program=seal.program_of(recipe, store),
+        program=trees.program_of(recipe, store),
     )
 
 
@@ -244,7 +243,7 @@ def _cut(store: Store, record: Record) -> cuts.Cut | None:
 def _options(
     store: Store,
     record: Record,
-    restored: restore.Restored,
+    restored: Restored,
     plan: Plan,
     asked: Asked,
     place: environment.Place,
@@ -260,7 +259,7 @@ def _options(
         launch=place.launch,
         live=(*restored.live, *place.live),
         environment=variables,
-        sealed=_Teller(record, asked, plan),
+        sealed=(lambda _now, _said: None) if asked.quiet else launching.Teller(record, plan, asked.say),
         say=asked.say,
         allow_outside=asked.allow_outside,
         overrides=plan.variables,
@@ -276,53 +275,11 @@ def _options(
     )
 
 
-class _Teller:
-    """Says, before user code runs, which packages are not those of the record."""
-
-    def __init__(self, record: Record, asked: Asked, plan: Plan) -> None:
-        self._record, self._asked, self._plan = record, asked, plan
-
-    def __call__(self, now: Record, _said: list[str]) -> None:
-        found = [item for item in differences.compare(self._record, now) if item.kind == "package"]
-        if not found or self._asked.quiet:
-            return
-        names = [item.path.removeprefix("packages.") for item in found]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        way = "; --env locked has the recorded ones" if self._plan.environment == "current" else ""
-        self._asked.say(f"repro: not as recorded: {', '.join(names[:_SHOWN])}{more}{way}")
-
-
-def _moved(word: str, restored: restore.Restored) -> str:
-    """Return a word of the command with an absolute path into a live source pointing into its copy."""
-    before, equals, tail = word.partition("=") if word.startswith("-") and "=" in word else ("", "", word)
-    for live, copy in restored.live:
-        if tail == live or tail.startswith(live + os.sep):
-            moved = copy + tail[len(live) :]
-            return before + equals + (moved if os.path.exists(moved) or not os.path.exists(tail) else tail)
-    return word
-
-
-def _environment(record: Record, plan: Plan, restored: restore.Restored, say: Callable[[str], None]) -> dict[str, str]:
-    """Return the environment of a run's recipe (`resume.environment_of`).
-
-    What the recorded profile set goes where another profile is to set its own. A hub is offline unless something has to
-    be fetched again.
-    """
-    now = resume.environment_of(record, say)
-    if plan.profile != record.recipe.profile:
-        for name in profiles.settle(record.recipe.profile, {}, record.recipe.threads).variables:
-            now.pop(name, None)
-    for name, value in variables.OFFLINE.items():
-        if name != variables.HUB_OFFLINE or not restored.gone:
-            now.setdefault(name, value)
-    return now
-
-
 def _judge(
     store: Store,
     record: Record,
     outcome: Outcome | None,
-    restored: restore.Restored,
+    restored: Restored,
     result: execute.Result,
     asked: Asked,
     denied: list[str],
@@ -382,7 +339,7 @@ def _kind(record: Record) -> dict[str, Any]:
 
 
 def _differences(
-    record: Record, original: Outcome, before: Path, restored: restore.Restored, result: execute.Result
+    record: Record, original: Outcome, before: Path, restored: Restored, result: execute.Result
 ) -> list[Difference]:
     found = differences.compare(record, result.record)
     seen = observed.read(result.folder)

@@ -9,7 +9,6 @@ from collections.abc import Container, Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from repro.base import digest
 from repro.capture import beside, data
@@ -19,6 +18,7 @@ from repro.errors import ReproError, StoreDamagedError
 from repro.record.values import FETCHED, KEPT, FileDigest, Outcome, Record
 from repro.replay import repository
 from repro.replay.mirror import Mirror
+from repro.replay.restored import FromStore, Restored
 from repro.run import leftovers
 from repro.store.store import Store
 
@@ -30,46 +30,6 @@ class NotReplayableError(ReproError):
     """Something that a replay needs is missing; not an error of the command line, but a verdict."""
 
     exit_code = 4
-
-
-class FromStore(NamedTuple):
-    """An input whose recorded bytes the store kept: where it lies today, its copy here, its digest then and today's.
-
-    ``now`` is None for one that is gone.
-    """
-
-    path: str
-    source: str
-    copy: str
-    then: str
-    now: str | None
-
-    def __str__(self) -> str:
-        """Say what became of it."""
-        state = f"{self.source} is gone" if self.now is None else f"{self.path} has changed since the run"
-        return f"{state}; the replay has the bytes that the run read, from the store"
-
-
-class Restored(NamedTuple):
-    """The project's place in the replay, where the user stood, the live places with their copies, and what is amiss.
-
-    ``changed`` has (file, digest before, digest now); ``lost`` names files whose content then is not known any more,
-    ``gone`` (as absolute paths) those that a program is to fetch again; ``apart`` says of files beside the code which
-    are not there as they were. ``from_store`` are inputs that are gone or changed and came from the store.
-    """
-
-    place: Path
-    stand: Path
-    live: tuple[tuple[str, str], ...]
-    changed: list[tuple[str, str | None, str | None]]
-    lost: list[str]
-    gone: tuple[str, ...] = ()
-    apart: tuple[str, ...] = ()
-    from_store: tuple[FromStore, ...] = ()
-
-    def unread(self, reads: Container[str]) -> list[FromStore]:
-        """Return those from the store that a replay, which read the files ``reads``, did not read where they lie."""
-        return [item for item in self.from_store if item.copy not in reads]
 
 
 def restore(

@@ -12,6 +12,7 @@ import msgspec
 from repro.base import digest
 from repro.record.values import FileDigest
 from repro.replay import aside, compare, restore
+from repro.replay.restored import Restored
 from repro.run.observed import Observed
 from repro.store.store import Store
 
@@ -33,9 +34,7 @@ class Contents:
         return None
 
 
-def overruled(
-    found: compare.Comparison, then: Observed, now: Observed, restored: restore.Restored
-) -> compare.Comparison:
+def overruled(found: compare.Comparison, then: Observed, now: Observed, restored: Restored) -> compare.Comparison:
     """Return the comparison with what makes it void; ``then`` is what the run observed, ``now`` what its replay did.
 
     What is IDENTICAL in spite of lost data or a refused write stays so; a module from the live tree voids all.
@@ -48,7 +47,7 @@ def overruled(
     return found if reason is None else msgspec.structs.replace(found, verdict="NOT_REPLAYABLE", reason=reason)
 
 
-def _reasons(then: Observed, now: Observed, restored: restore.Restored) -> Iterator[str]:
+def _reasons(then: Observed, now: Observed, restored: Restored) -> Iterator[str]:
     yield from (f"the run writes outside its folder: {path}" for path in now.refused)
     for path in restored.gone:
         if not os.path.exists(path):

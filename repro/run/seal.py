@@ -15,7 +15,7 @@ import msgspec
 
 from repro import __version__
 from repro.base import clock
-from repro.capture import beside, git, hardware, head, lock, outside, packages, program, providers, variables
+from repro.capture import beside, git, hardware, head, lock, packages, program, providers, variables
 from repro.capture import code as code_capture
 from repro.capture import data as data_capture
 from repro.capture.interpreter import Interpreter
@@ -25,6 +25,7 @@ from repro.environments.elsewhere import Elsewhere
 from repro.errors import CaptureError, UsageError
 from repro.record import devices
 from repro.record.values import Gap, Recipe, Record, recipe_digest
+from repro.run import trees
 from repro.run.profiles import PROMISES, Settings
 from repro.run.request import Request
 from repro.store.store import Store
@@ -82,17 +83,17 @@ def capture(
         data = data_capture.declared(request.data, request.working_folder, cache)
         found = installed.result()
         if given is None:
-            sources = _sources(found, request, store, code.gaps)
-            codes = _source_codes(sources, store)
-            beyond = _outside(request, store, code, environment, sources)
+            sources = trees.editables(found, request, store, code.gaps)
+            codes = trees.capture(sources, store)
+            beyond = trees.beyond(request, store, code, environment, sources)
             sources |= {name: path for name, (path, _) in beyond.items()}
             codes |= {name: source for name, (_, source) in beyond.items()}
         else:
-            sources = _given_sources(given)
-            codes = _given_codes(given, request, store)
+            sources = trees.given_places(given.sources, given.project)
+            codes = trees.given_codes(given.sources, given.project, request, store)
         if request.program is not None and given is None:
             sources[program.NAME] = store.folder / "program"
-            codes[program.NAME] = _program(request.program, store)
+            codes[program.NAME] = trees.of_program(request.program, store)
         kept = _head(request, store) if given is None else {}
         facts = circumstances.result()
     if kept:
@@ -118,10 +119,10 @@ def capture(
         trail=request.trail,
         environment=variables.recipe(environment),
     )
-    code = code._replace(stats=code.stats | _source_stats(sources, codes))
+    code = code._replace(stats=code.stats | trees.stats_of(sources, codes))
     gaps = [
         *code.gaps,
-        *_source_gaps(sources, codes),
+        *trees.gaps_of(sources, codes),
         *found.gaps,
         *settings.gaps,
         *redacted,
@@ -211,7 +212,8 @@ def recipe_of(recipe: Recipe, request: Request, environment: Mapping[str, str]) 
 def given_stats(given: Given, request: Request, store: Store) -> dict[str, code_capture.Stat]:
     """Return the stat of each file of captured code where it was materialised."""
     code = code_capture.stats(request.place, store.code.paths(given.tree))
-    return code | _source_stats(_given_sources(given), _given_codes(given, request, store))
+    places = trees.given_places(given.sources, given.project)
+    return code | trees.stats_of(places, trees.given_codes(given.sources, given.project, request, store))
 
 
 def _visible_devices(environment: Mapping[str, str]) -> dict[str, str]:
@@ -239,86 +241,8 @@ def _code(
     return code_capture.capture(request.root, store.folder, store.code, outputs=outputs, data=declared)
 
 
-def _sources(found: packages.Environment, request: Request, store: Store, gaps: list[Gap]) -> dict[str, Path]:
-    """Return the editable installs whose source lies outside the project: each is captured as a further tree."""
-    sources = {}
-    for item in found.distributions:
-        if item.editable is None or item.name == packages.SELF or Path(item.editable).is_relative_to(request.root):
-            continue
-        if os.path.isdir(item.editable) and not store.folder.is_relative_to(item.editable):
-            sources[item.name] = Path(item.editable)
-        else:
-            gaps.append(
-                Gap(what=f"package {item.name}", reason=f"its editable source {item.editable} cannot be captured")
-            )
-    return sources
-
-
-def _outside(
-    request: Request,
-    store: Store,
-    code: code_capture.Code,
-    environment: Mapping[str, str],
-    sources: Mapping[str, Path],
-) -> dict[str, tuple[Path, code_capture.Code]]:
-    """Capture the folders outside the project from which the run takes code; one that cannot be is a gap."""
-    words, pythonpath = request.command or (), environment.get("PYTHONPATH", "")
-    found = outside.find(request.root, request.working_folder, store.folder, code.stats, words, pythonpath, sources)
-    code.gaps.extend(
-        Gap(what=f"code in {folder}", reason=f"the folder {reason}: what is imported from it is an input")
-        for folder, reason in found.left.items()
-    )
-    captured = {}
-    for name, path in found.folders.items():
-        try:
-            captured[name] = (path, code_capture.capture(path, store.folder, store.code, outputs={}))
-        except CaptureError as error:
-            code.gaps.append(Gap(what=f"code in {path}", reason=f"{error}: what is imported from it is an input"))
-    return captured
-
-
 def _redacted(text: str | None) -> str | None:
     return None if text is None else variables.redact_text(text)
-
-
-def _given_sources(given: Given) -> dict[str, Path]:
-    return {name: Path(given.project["sources"][name]) for name in given.sources}
-
-
-def _program(text: bytes, store: Store) -> code_capture.Code:
-    """Capture the program of standard input as a tree of its own."""
-    return code_capture.Code(store.code.snapshot_of(program.NAME, text), Layout([], {}, complete=True), {}, [], [])
-
-
-def program_of(recipe: Recipe, store: Store) -> bytes | None:
-    """Return the program that a run of this recipe reads from standard input; None where it reads none."""
-    tree = recipe.sources.get(program.NAME)
-    return None if tree is None else store.code.read(tree, program.NAME)
-
-
-def _source_codes(sources: Mapping[str, Path], store: Store) -> dict[str, code_capture.Code]:
-    return {name: code_capture.capture(path, store.folder, store.code, outputs={}) for name, path in sources.items()}
-
-
-def _given_codes(given: Given, request: Request, store: Store) -> dict[str, code_capture.Code]:
-    """Return the sources of a replay: they lie in its mirror of the disk as the project does."""
-    mirror = str(request.place).removesuffix(str(request.root))
-    found = {}
-    for name, tree in given.sources.items():
-        stats = code_capture.stats(Path(mirror + given.project["sources"][name]), store.code.paths(tree))
-        found[name] = code_capture.Code(tree, Layout([], {}, complete=True), stats, [], [])
-    return found
-
-
-def _source_stats(sources: Mapping[str, Path], codes: Mapping[str, code_capture.Code]) -> dict[str, code_capture.Stat]:
-    """Return the stat of each file of a source outside the project, by absolute path."""
-    return {f"{sources[name]}/{path}": stat for name, code in codes.items() for path, stat in code.stats.items()}
-
-
-def _source_gaps(sources: Mapping[str, Path], codes: Mapping[str, code_capture.Code]) -> list[Gap]:
-    return [
-        Gap(what=f"{sources[name]}/{gap.what}", reason=gap.reason) for name, code in codes.items() for gap in code.gaps
-    ]
 
 
 def words_of(request: Request, environment: Mapping[str, str]) -> tuple[list[str] | None, list[Gap]]:

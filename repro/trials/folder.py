@@ -10,7 +10,7 @@ from pathlib import Path
 
 from repro.record.values import Record
 from repro.replay import restore
-from repro.replay.restore import Restored
+from repro.replay.restored import Restored
 from repro.store.store import Store
 
 _State = tuple[int, ...]
