@@ -234,9 +234,26 @@ def test_another_database_is_no_index(project: Project, tmp_path: Path) -> None:
         place()
         assert len(project.repro("ls", "--json", check=0).json) == 1
         assert index.read_bytes() == before
+    index.unlink()
     index.write_bytes(b"not a database")
     project.repro("ls", check=0)
     assert index.read_bytes().startswith(b"SQLite format 3")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_index_of_another_store_is_left_alone(project: Project, tmp_path: Path) -> None:
+    """Reached by a link it has our mark, and is still none of this store's: nothing of it is made anew."""
+    index = project.store / "index.sqlite"
+    project.repro("ls", check=0)
+    other = shutil.copy(index, tmp_path / "other.sqlite")
+    with sqlite3.connect(other) as connection:
+        connection.execute("update runs set name = 'of another store'")
+        connection.execute("update head set digest = 'another'")
+    before = other.read_bytes()
+    index.unlink()
+    index.symlink_to(other)
+    assert project.repro("ls", "--json", check=0).json[0]["name"] == "n.py"
+    assert other.read_bytes() == before
 
 
 def test_a_store_behind_a_link(project: Project, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from conftest import REPRO, Done, Project, clean_environment
 
 from repro.errors import StoreDamagedError, StoreError, UsageError
+from repro.store.code import CodeRepository
 from repro.store.objects import Objects
 from repro.store.store import Store
 
@@ -406,3 +407,23 @@ def test_names_that_are_not_utf8_are_kept(project: Project) -> None:
     assert "out-\\udcff" in project.repro("show", "last", check=0).out
     for words in (["ls"], ["verify"], ["diff", "last", "last"]):
         project.repro(*words, check=0)
+
+
+def test_a_flipped_bit_in_the_index_of_the_code_changes_no_tree(tmp_path: Path) -> None:
+    """Whatever bit of git's index flips, the tree that is captured is that of the disk, and can be materialised."""
+    root = tmp_path / "project"
+    root.mkdir()
+    names = [f"f{number}.py" for number in range(4)]
+    for name in names:
+        (root / name).write_text(f"print({name!r})\n")
+        os.utime(root / name, (1e9, 1e9))
+    code = CodeRepository(tmp_path / "code.git")
+    paths = [os.fsencode(name) for name in names]
+    tree = code.snapshot(root, paths)
+    assert code.snapshot(root, paths) == tree
+    (index,) = (tmp_path / "code.git").glob("index-*")
+    data = index.read_bytes()
+    for place in range(0, len(data), 5):
+        index.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        assert code.snapshot(root, paths) == tree, place
+    code.materialise(tree, tmp_path / "again")
